@@ -1,0 +1,1 @@
+"""The edges: Kafka, ONNX Runtime, files, HTTP. Thin, without policy, and independent of each other."""
