@@ -68,3 +68,58 @@ class Decoded:
     tensors: tuple[np.ndarray, ...]
     rows: list[object]
     refusals: dict[int, Refusal]
+
+
+@dataclass(slots=True, eq=False)
+class Block:
+    """A span with its decoded columns; batches refer to it by slices."""
+
+    span: Span
+    decoded: Decoded
+
+
+class Slice(NamedTuple):
+    """Rows ``[start, stop)`` of a block."""
+
+    block: Block
+    start: int
+    stop: int
+
+    @property
+    def span(self) -> Span:
+        """The span that the rows were received in."""
+        return self.block.span
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the rows' values."""
+        return self.block.span.size_bytes(self.start, self.stop)
+
+
+@dataclass(slots=True, eq=False)
+class Parcel:
+    """Records for one output partition, acknowledged together, with the input rows that they settle.
+
+    ``origin`` covers the records in order: its slices hold as many rows as the parcel has records.
+    """
+
+    tp: TopicPartition
+    keys: list[bytes | None]
+    values: list[bytes | None]
+    headers: list[list[Header]]
+    timestamps: list[int]
+    origin: list[Slice]
+    dead_letter: Refusal | None = None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def row(self, index: int) -> Slice:
+        """The input row behind record ``index``, as a slice of one."""
+        for piece in self.origin:
+            rows = piece.stop - piece.start
+            if index < rows:
+                at = piece.start + index
+                return Slice(piece.block, at, at + 1)
+            index -= rows
+        raise IndexError(index)

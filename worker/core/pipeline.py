@@ -1,0 +1,389 @@
+"""The pipeline: facts in, actions out. The only core module that knows the others.
+
+Every record that comes in ends exactly once as delivered, dead-lettered, skipped by configuration, or released
+because its partition was taken away. Offsets become committable only after that. Bad data never raises here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from worker.core.batching import Batch, BatchLimits, FlushReason, MicroBatcher
+from worker.core.flow import FlowGate, FlowLimits
+from worker.core.offsets import Commit, OffsetTracker
+from worker.core.outgoing import Dispatcher
+from worker.core.records import Block, Decoded, Parcel, Refusal, Slice, Span, TopicPartition
+
+ENGINE_SLOTS = 2
+"""One batch running and one prefetched: the engine never waits for the loop, and no batch closes too early."""
+
+
+class RowDecoder(Protocol):
+    """Turns values into tensors and rows."""
+
+    def decode(self, values: Sequence[bytes | None]) -> Decoded:
+        """Decode; never raises on any bytes."""
+        ...
+
+
+class RowEncoder(Protocol):
+    """Turns rows and model outputs into output values."""
+
+    def encode(self, rows: Sequence[object], outputs: Mapping[str, np.ndarray]) -> list[bytes]:
+        """Encode one value per row, in order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the operator chose."""
+
+    batch: BatchLimits
+    flow: FlowLimits
+    commit_interval_s: float
+    commit_max_records: int
+    skip_tombstones: bool = False
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What the engine made of a batch: outputs by name, refused rows, and where the time went."""
+
+    outputs: dict[str, np.ndarray]
+    refusals: dict[int, Refusal]
+    assemble_s: float = 0.0
+    infer_s: float = 0.0
+
+
+@dataclass(slots=True)
+class RunBatch:
+    """Action: give this batch to the engine, after those given before."""
+
+    batch: Batch
+
+
+@dataclass(slots=True)
+class Produce:
+    """Action: send these parcels, in order within each output partition."""
+
+    parcels: list[Parcel]
+
+
+@dataclass(slots=True)
+class CommitOffsets:
+    """Action: commit; at most one is outstanding."""
+
+    commit: Commit
+
+
+Action = RunBatch | Produce | CommitOffsets
+
+
+@dataclass(slots=True)
+class Tally:
+    """Plain counts since the start; the shell turns them into metrics."""
+
+    skipped: int = 0
+    stale_rows: int = 0
+    abandoned: int = 0
+    dead_lettered: dict[str, int] = field(default_factory=dict)
+
+
+class Pipeline:
+    """Owns every decision between a received record and a committed offset."""
+
+    def __init__(self, decoder: RowDecoder, encoder: RowEncoder, dispatcher: Dispatcher, policy: Policy) -> None:
+        self._decoder = decoder
+        self._encoder = encoder
+        self._dispatcher = dispatcher
+        self._policy = policy
+        self._tracker = OffsetTracker()
+        self._batcher = MicroBatcher(policy.batch)
+        self._gate = FlowGate(policy.flow)
+        self._running: list[Batch] = []
+        self._actions: list[Action] = []
+        self._flush: FlushReason | None = None
+        self._committing: Commit | None = None
+        self._commit_at = 0.0
+        self.tally = Tally()
+
+    # ---- facts -------------------------------------------------------------------------------------------
+
+    def partitions_assigned(self, tps: Iterable[TopicPartition], now: float) -> dict[TopicPartition, int]:
+        """New assignments begin; returns the epoch to stamp on each partition's spans."""
+        self._flush = None
+        self._commit_at = now + self._policy.commit_interval_s
+        return {tp: self._tracker.assign(tp) for tp in tps}
+
+    def revocation_began(self, now: float) -> None:
+        """Partitions are about to be taken away: flush what is queued and admit nothing until it is over."""
+        if self._flush is None:
+            self._flush = FlushReason.REVOKE
+        self._dispatch(now)
+
+    def partitions_revoked(self, tps: Iterable[TopicPartition]) -> int:
+        """The assignments are over; what is unsettled is released to the next owner. Returns how many records."""
+        epochs = {epoch for tp in tps if (epoch := self._tracker.epoch(tp)) is not None}
+        abandoned = sum(self._tracker.revoke(tp) for tp in tps)
+        self._batcher.drop(epochs)
+        self.tally.abandoned += abandoned
+        return abandoned
+
+    def drain_requested(self, now: float) -> None:
+        """The worker stops: flush what is queued and admit nothing more."""
+        self._flush = FlushReason.DRAIN
+        self._dispatch(now)
+
+    def records_received(self, span: Span, now: float) -> Decoded | None:
+        """Take in what a poll returned for one partition; None when its assignment is already over."""
+        if not self._tracker.track(span):
+            self.tally.stale_rows += len(span)
+            return None
+        decoded = self._decoder.decode(span.values)
+        block = Block(span, decoded)
+        start = 0
+        letters: list[Parcel] = []
+        for row in sorted(decoded.refusals):
+            if row > start:
+                self._batcher.add(Slice(block, start, row), now)
+            self._refuse(Slice(block, row, row + 1), decoded.refusals[row], letters)
+            start = row + 1
+        if start < len(span):
+            self._batcher.add(Slice(block, start, len(span)), now)
+        self._produce(letters)
+        self._dispatch(now)
+        return decoded
+
+    def record_unreadable(self, span: Span, refusal: Refusal) -> None:
+        """A record of which only the coordinates are known (its value is None) goes to the dead letters."""
+        if not self._tracker.track(span):
+            self.tally.stale_rows += len(span)
+            return
+        letters: list[Parcel] = []
+        self._refuse(Slice(Block(span, Decoded((), [None], {})), 0, 1), refusal, letters)
+        self._produce(letters)
+
+    def batch_succeeded(self, batch: Batch, outcome: Outcome, now: float) -> None:
+        """The engine finished the batch it was given first."""
+        if not self._running or self._running[0] is not batch:
+            raise ValueError("the engine finished a batch that was not next")
+        del self._running[0]
+        self._dispatch(now)
+        self._deliver(batch, outcome)
+
+    def parcel_delivered(self, parcel: Parcel, refused: Mapping[int, Refusal], now: float) -> None:
+        """The broker acknowledged a parcel except the ``refused`` records, by index in the parcel."""
+        letters: list[Parcel] = []
+        for index, refusal in refused.items():
+            self._dead_letter(parcel.row(index), refusal, letters)
+        if refused:
+            for index in range(len(parcel)):
+                if index not in refused:
+                    self._settle(parcel.row(index))
+        else:
+            for rows in parcel.origin:
+                self._settle(rows)
+        self._produce(letters)
+        self._maybe_commit(now)
+
+    def offsets_committed(self, now: float) -> None:
+        """The outstanding commit succeeded."""
+        if self._committing is not None:
+            self._tracker.committed(self._committing)
+            self._committing = None
+        self._maybe_commit(now)
+
+    def commit_failed(self, now: float) -> None:
+        """The outstanding commit failed; it is tried again after an interval if the partitions are still ours."""
+        self._committing = None
+        self._commit_at = now + self._policy.commit_interval_s
+
+    def tick(self, now: float) -> None:
+        """Time has passed."""
+        self._dispatch(now)
+        self._maybe_commit(now)
+
+    # ---- out ---------------------------------------------------------------------------------------------
+
+    def take_actions(self) -> list[Action]:
+        """What is to be done now, in order; each action is handed out once."""
+        actions, self._actions = self._actions, []
+        return actions
+
+    def next_wakeup(self) -> float | None:
+        """When ``tick`` is due next; None while nothing waits for time."""
+        times = []
+        if len(self._running) < ENGINE_SLOTS and (deadline := self._batcher.deadline()) is not None:
+            times.append(deadline)
+        if self._committing is None and self._tracker.committable() is not None:
+            times.append(self._commit_at)
+        return min(times, default=None)
+
+    def room(self) -> int:
+        """How many records the next poll may return; 0: none, poll for liveness only."""
+        if self._flush is not None:
+            return 0
+        tracker = self._tracker
+        return self._gate.room(tracker.in_flight_records, tracker.in_flight_bytes, tracker.uncommitted_records)
+
+    def in_flight(self, tps: Iterable[TopicPartition] | None = None) -> int:
+        """Records received and not settled, of these partitions or of all."""
+        return self._tracker.in_flight_records if tps is None else self._tracker.in_flight(tps)
+
+    @property
+    def in_flight_bytes(self) -> int:
+        """Bytes of the values in flight."""
+        return self._tracker.in_flight_bytes
+
+    @property
+    def queued_records(self) -> int:
+        """Records that wait for a batch."""
+        return self._batcher.queued_records
+
+    @property
+    def uncommitted_records(self) -> int:
+        """Records that a crash now would repeat at most."""
+        return self._tracker.uncommitted_records
+
+    def partitions(self) -> list[TopicPartition]:
+        """The partitions assigned now."""
+        return self._tracker.partitions()
+
+    def epoch(self, tp: TopicPartition) -> int | None:
+        """The epoch of a partition's current assignment."""
+        return self._tracker.epoch(tp)
+
+    def next_offsets(self) -> dict[TopicPartition, int]:
+        """The contiguous settled ``next_offset`` per partition, -1 where nothing is settled yet."""
+        return self._tracker.next_offsets()
+
+    def final_commit(self) -> Commit | None:
+        """What to commit before partitions are given up, whatever the interval."""
+        return self._tracker.committable()
+
+    def final_committed(self, commit: Commit) -> None:
+        """That commit succeeded."""
+        self._tracker.committed(commit)
+
+    # ---- inside ------------------------------------------------------------------------------------------
+
+    def _dispatch(self, now: float) -> None:
+        """Fill the engine's slots with the batches that are due."""
+        while len(self._running) < ENGINE_SLOTS:
+            batch = self._batcher.take(now, idle=not self._running, flush=self._flush)
+            if batch is None:
+                return
+            self._running.append(batch)
+            self._actions.append(RunBatch(batch))
+
+    def _deliver(self, batch: Batch, outcome: Outcome) -> None:
+        """Encode the scored rows of a batch and send them and its refusals on their way."""
+        parcels: list[Parcel] = []
+        base = 0
+        pieces: list[tuple[Slice, int]] = []
+        for rows in batch.slices:
+            count = rows.stop - rows.start
+            if self._tracker.is_current(rows.span):
+                pieces += self._scored_runs(rows, base, outcome.refusals, parcels)
+            else:
+                self.tally.stale_rows += count
+            base += count
+        if pieces:
+            self._encode(pieces, outcome.outputs, parcels, whole=sum(p.stop - p.start for p, _ in pieces) == base)
+        self._produce(parcels)
+
+    def _scored_runs(
+        self, rows: Slice, base: int, refusals: Mapping[int, Refusal], parcels: list[Parcel]
+    ) -> list[tuple[Slice, int]]:
+        """Split a slice at its refused rows; returns the runs in between with their row in the batch."""
+        if not refusals:
+            return [(rows, base)]
+        runs: list[tuple[Slice, int]] = []
+        start = rows.start
+        for at in range(rows.start, rows.stop):
+            refusal = refusals.get(base + at - rows.start)
+            if refusal is None:
+                continue
+            if at > start:
+                runs.append((Slice(rows.block, start, at), base + start - rows.start))
+            self._dead_letter(Slice(rows.block, at, at + 1), refusal, parcels)
+            start = at + 1
+        if rows.stop > start:
+            runs.append((Slice(rows.block, start, rows.stop), base + start - rows.start))
+        return runs
+
+    def _encode(
+        self, pieces: list[tuple[Slice, int]], outputs: Mapping[str, np.ndarray], parcels: list[Parcel], *, whole: bool
+    ) -> None:
+        """One encode call for all scored rows, then a parcel (or, by key, several) for each run of rows."""
+        if not whole:
+            index = np.concatenate([np.arange(row, row + rows.stop - rows.start) for rows, row in pieces])
+            outputs = {name: values[index] for name, values in outputs.items()}
+        fields: list[object] = []
+        for rows, _ in pieces:
+            fields += rows.block.decoded.rows[rows.start : rows.stop]
+        values = self._encoder.encode(fields, outputs)
+        taken = 0
+        for rows, _ in pieces:
+            count = rows.stop - rows.start
+            self._dispatch_scored(rows, values[taken : taken + count], parcels)
+            taken += count
+
+    def _dispatch_scored(self, rows: Slice, values: list[bytes], parcels: list[Parcel]) -> None:
+        """Parcels for one run of scored rows; those too large for the topic become dead letters."""
+        oversize = self._dispatcher.oversize(rows, values)
+        start = 0
+        for index in sorted(oversize):
+            if index > start:
+                run = Slice(rows.block, rows.start + start, rows.start + index)
+                parcels += self._dispatcher.scored(run, values[start:index])
+            at = rows.start + index
+            self._dead_letter(Slice(rows.block, at, at + 1), oversize[index], parcels)
+            start = index + 1
+        if start < len(values):
+            run = Slice(rows.block, rows.start + start, rows.stop)
+            parcels += self._dispatcher.scored(run, values[start:])
+
+    def _refuse(self, row: Slice, refusal: Refusal, letters: list[Parcel]) -> None:
+        """A record that did not decode: skipped if the operator says so, else a dead letter."""
+        if refusal.reason == "tombstone" and self._policy.skip_tombstones:
+            self.tally.skipped += 1
+            self._settle(row)
+        else:
+            self._dead_letter(row, refusal, letters)
+
+    def _dead_letter(self, row: Slice, refusal: Refusal, letters: list[Parcel]) -> None:
+        """Queue a dead letter; its record settles when the broker has acknowledged it."""
+        parcel = self._dispatcher.dead_letter(row, refusal)
+        reason = parcel.dead_letter.reason if parcel.dead_letter else refusal.reason
+        self.tally.dead_lettered[reason] = self.tally.dead_lettered.get(reason, 0) + 1
+        letters.append(parcel)
+
+    def _produce(self, parcels: list[Parcel]) -> None:
+        """Queue parcels for sending."""
+        if parcels:
+            self._actions.append(Produce(parcels))
+
+    def _settle(self, rows: Slice) -> None:
+        """These rows have reached their fate; late ones of an ended assignment only count as stale."""
+        if not self._tracker.settle(rows.span, rows.start, rows.stop):
+            self.tally.stale_rows += rows.stop - rows.start
+
+    def _maybe_commit(self, now: float) -> None:
+        """Commit when the interval is over or enough is settled; never two at a time."""
+        if self._committing is not None:
+            return
+        tracker = self._tracker
+        settled = tracker.uncommitted_records - tracker.in_flight_records
+        if now < self._commit_at and settled < self._policy.commit_max_records:
+            return
+        commit = tracker.committable()
+        if commit is None:
+            return
+        self._committing = commit
+        self._commit_at = now + self._policy.commit_interval_s
+        self._actions.append(CommitOffsets(commit))
