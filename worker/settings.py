@@ -1,0 +1,310 @@
+"""What an operator can set: frozen sections, their defaults, and what each key trades.
+
+The YAML key, the environment variable, the JSON Schema and ``docs/configuration.md`` all come from the fields below.
+Two keys have another Python name because pydantic uses theirs: ``event.schema`` is ``event.schema_path`` and
+``event.validate`` is ``event.validate_``. Rules between fields are in ``worker.settings_rules``; files and variables
+are read by ``worker.config_file``, which is the way to get a ``Settings``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+
+from worker.settings_types import (
+    Count,
+    EventField,
+    FilePath,
+    HeaderName,
+    Provider,
+    Seconds,
+    Server,
+    Text,
+    Topic,
+    Unique,
+    check_ascending,
+    check_guarantee,
+    check_processes,
+    list_field,
+)
+
+_BUCKETS = (1, 8, 32, 128, 512, 2048, 8192, 32768)
+
+
+class Section(BaseModel):
+    """What all sections share: frozen, no unknown keys, no silent conversion between types, no infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
+
+
+class KafkaSection(Section):
+    """Where records come from and go to, and how the consumer group behaves."""
+
+    bootstrap_servers: Annotated[tuple[Server, ...], Unique] = list_field(
+        default=("localhost:9092",),
+        min_length=1,
+        description="Brokers asked first, as host:port; they name the rest. Two or three outlive the loss of one.",
+    )
+    group_id: Text = Field(
+        examples=["fraud-scoring"],
+        description="Consumer group. Workers with the same name share the partitions; a new name starts afresh at"
+        " `auto_offset_reset`.",
+    )
+    input_topics: Annotated[tuple[Topic, ...], Unique] = list_field(
+        examples=[["transactions"]],
+        min_length=1,
+        description="Topics to read. All of them carry events of the one schema.",
+    )
+    output_topic: Topic = Field(
+        examples=["scored-transactions"],
+        description="Topic for scored events. It must exist, with as many partitions as the input under"
+        " `output.partitioning: source`.",
+    )
+    dead_letter_topic: Topic = Field(
+        default_factory=lambda data: f"{data['input_topics'][0]}.dlq",
+        json_schema_extra={"x-default": "<first input topic>.dlq"},
+        description="Topic for refused records, byte-exact and with the reason in headers. It must exist: without it"
+        " the worker stops at the first bad record.",
+    )
+    auto_offset_reset: Literal["earliest", "latest", "none"] = Field(
+        default="earliest",
+        description="Where to start when nothing is committed: `earliest` scores the backlog, `latest` skips it,"
+        " `none` stops. Resolved once and committed at assignment.",
+    )
+    client_id: Text = Field(
+        default="headrace", description="Name of this client in the broker's logs, quotas and metrics."
+    )
+    session_timeout_s: Seconds = Field(
+        default=15.0,
+        description="Silence after which the broker gives the partitions away: also the time until another worker"
+        " takes over after a kill -9. Shorter takes over sooner, but a pause of this length costs a rebalance."
+        " Brokers refuse less than 6 unless told otherwise.",
+    )
+    heartbeat_interval_s: Seconds = Field(
+        default=1.0,
+        description="Pause between heartbeats. Shorter notices a rebalance sooner, for a few more requests.",
+    )
+    rebalance_timeout_s: Seconds = Field(
+        default=45.0,
+        description="Time that members have to finish their work in a rebalance. Longer lets a slow batch end in"
+        " peace; meanwhile the group waits. Must exceed `drain.timeout_s`.",
+    )
+    isolation_level: Literal["read_uncommitted", "read_committed"] = Field(
+        default="read_uncommitted",
+        description="`read_committed` hides records of aborted transactions and waits for open ones.",
+    )
+    compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field(
+        default="none",
+        description="Compression of the output. It saves network and disk for processor time: lz4 is the cheap one,"
+        " zstd the small one.",
+    )
+    max_fetch_bytes: Count = Field(
+        default=8388608,
+        description="Most bytes of one fetch. Larger catches up faster and takes more memory; at least the largest"
+        " record in the input.",
+    )
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        default="PLAINTEXT",
+        description="How the brokers' listener is protected. `SASL_PLAINTEXT` sends the password readable for anyone"
+        " on the way.",
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = Field(
+        default=None, description="How to log in; with `SASL_PLAINTEXT` and `SASL_SSL` only, and required there."
+    )
+    sasl_username: Text | None = Field(default=None, description="User name to log in with.")
+    sasl_password: SecretStr | None = Field(
+        default=None,
+        description="Password to log in with; never printed. Better in a file: `sasl_password_file`, whose one"
+        " trailing newline is dropped.",
+    )
+    ssl_ca_file: FilePath | None = Field(
+        default=None, description="PEM file with the authorities to trust; null trusts those of the system."
+    )
+    ssl_cert_file: FilePath | None = Field(
+        default=None, description="PEM file with the worker's own certificate, where the brokers ask for one."
+    )
+    ssl_key_file: FilePath | None = Field(
+        default=None, description="PEM file with the key of that certificate, without a pass phrase."
+    )
+
+
+class EventSection(Section):
+    """What an event looks like."""
+
+    format: Literal["json"] = Field(default="json", description="Encoding of the record values.")
+    schema_path: FilePath = Field(
+        alias="schema",
+        examples=["schemas/transaction.schema.json"],
+        description="JSON Schema 2020-12 of an event. It is compiled at start; a keyword that cannot be enforced is"
+        " an error.",
+    )
+    id_field: EventField = Field(
+        examples=["transaction_id"],
+        description="Field that identifies an event; always part of the output. Readers drop repeats by it.",
+    )
+    validate_: Literal["model", "full"] = Field(
+        default="model",
+        alias="validate",
+        description="`model` judges only the fields in use, at the least cost; `full` judges every field, so that a"
+        " fault in a field that nobody reads refuses the record too.",
+    )
+    on_tombstone: Literal["dead_letter", "skip"] = Field(
+        default="dead_letter",
+        description="What becomes of a record with a null value: `skip` counts it and goes on, for compacted topics.",
+    )
+
+
+class ModelSection(Section):
+    """Which model scores the events, and on what."""
+
+    path: FilePath = Field(
+        examples=["models/fraud"], description="Folder of the model bundle: `model.onnx` and `model.yaml`."
+    )
+    providers: Annotated[tuple[Provider, ...], Unique] = list_field(
+        default=("cuda", "cpu"),
+        min_length=1,
+        description="Where to run the model, tried in order. The one in use is logged and exported.",
+    )
+    require_provider: Provider | None = Field(
+        default=None,
+        description="Refuse to start on any other provider: set cuda where a silent fall-back to the processor would"
+        " be too slow.",
+    )
+    intra_op_threads: Annotated[int, Field(ge=1, le=1024)] = Field(
+        default=1,
+        description="Threads within one model call. More help a large model; a small one gets slower, and the"
+        " decoder loses a core.",
+    )
+
+
+class BatchingSection(Section):
+    """How records become batches. An idle engine takes what is there; a busy one lets the batch grow."""
+
+    max_batch_size: Annotated[int, Field(ge=1, le=1048576)] = Field(
+        default=512,
+        description="Most records of a batch. Larger raises the throughput under load and the latency of its first"
+        " record.",
+    )
+    max_batch_bytes: Count = Field(
+        default=4194304,
+        description="Most bytes of record values in a batch; a larger record travels alone. Bounds the memory of a"
+        " batch.",
+    )
+    max_batch_delay_s: Annotated[float, Field(gt=0, le=10)] = Field(
+        default=0.005,
+        description="Longest wait for company, from the first record on. An upper bound: an idle engine never waits"
+        " for it.",
+    )
+    buckets: Annotated[tuple[Count, ...], AfterValidator(check_ascending)] = list_field(
+        default_factory=lambda data: (
+            *(bucket for bucket in _BUCKETS if bucket < data["max_batch_size"]),
+            data["max_batch_size"],
+        ),
+        min_length=1,
+        json_schema_extra={"x-default": "[1, 8, 32, 128, 512], cut or continued to end at max_batch_size"},
+        description="Batch sizes that the model is warmed up for; a batch is padded to the next one. More buckets"
+        " pad less and start slower.",
+    )
+
+
+class FlowSection(Section):
+    """How much may be in flight: read, but not yet delivered. At a mark the worker stops fetching until it falls."""
+
+    max_in_flight_records: Count = Field(
+        default=8192,
+        description="Most records in flight; at least one batch. Four to sixteen batches keep the engine busy.",
+    )
+    max_in_flight_bytes: Count = Field(
+        default=67108864, description="Most bytes in flight; at least one batch. Bounds the worker's memory."
+    )
+
+
+class OutputSection(Section):
+    """What a scored event carries, and which partition it goes to."""
+
+    include: Annotated[tuple[EventField, ...], Unique] = list_field(
+        default=(), description="Event fields copied into the output; one that an event lacks is left out."
+    )
+    headers: Annotated[tuple[HeaderName, ...], Unique] = list_field(
+        default=(), description="Names of input headers copied to the output. Trace headers always are."
+    )
+    partitioning: Literal["source", "key"] = Field(
+        default="source",
+        description="`source` writes to the partition number the record came from and keeps its order; `key` uses"
+        " Kafka's default hash of the key and keeps the order per key.",
+    )
+
+
+class DeliverySection(Section):
+    """What is promised about each record, and how often that is written down."""
+
+    guarantee: Annotated[Literal["at_least_once"], BeforeValidator(check_guarantee)] = Field(
+        default="at_least_once",
+        description="No record is lost; after a crash some outputs repeat. Other guarantees are not offered yet.",
+    )
+    commit_interval_s: Seconds = Field(
+        default=1.0,
+        description="Longest time between commits of delivered offsets. Shorter repeats less after a kill, for more"
+        " requests.",
+    )
+    commit_max_records: Count = Field(
+        default=8192,
+        description="Commit sooner after this many delivered records; bounds the repeats after a kill.",
+    )
+
+
+class DrainSection(Section):
+    """How the worker ends."""
+
+    timeout_s: Seconds = Field(
+        default=20.0,
+        description="Time after SIGTERM to deliver and commit what is in flight. Must stay below"
+        " `kafka.rebalance_timeout_s` and below the grace period of whatever stops the worker.",
+    )
+
+
+class ProbesSection(Section):
+    """The HTTP server for `/livez`, `/readyz`, `/startupz`, `/metrics` and `/status`."""
+
+    host: Text = Field(default="0.0.0.0", description="Address to listen on; 127.0.0.1 keeps it on this machine.")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        default=8080, description="Port to listen on; 0 takes any free one, and the log tells which."
+    )
+
+
+class RunSection(Section):
+    """How the worker uses the machine."""
+
+    processes: Annotated[int, AfterValidator(check_processes)] = Field(
+        default=1,
+        json_schema_extra={"minimum": 1, "maximum": 1},
+        description="Worker processes. This version takes 1 only; start more workers with the same group instead.",
+    )
+
+
+class LogSection(Section):
+    """What is logged, to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severity that is logged. `debug` is for hunting, not for production."
+    )
+    format: Literal["auto", "json", "console"] = Field(
+        default="auto", description="`auto` is `console` on a terminal and `json` elsewhere."
+    )
+
+
+class Settings(Section):
+    """Everything an operator can set, by section."""
+
+    kafka: KafkaSection
+    event: EventSection
+    model: ModelSection
+    batching: BatchingSection = Field(default_factory=BatchingSection)
+    flow: FlowSection = Field(default_factory=FlowSection)
+    output: OutputSection = Field(default_factory=OutputSection)
+    delivery: DeliverySection = Field(default_factory=DeliverySection)
+    drain: DrainSection = Field(default_factory=DrainSection)
+    probes: ProbesSection = Field(default_factory=ProbesSection)
+    run: RunSection = Field(default_factory=RunSection)
+    log: LogSection = Field(default_factory=LogSection)

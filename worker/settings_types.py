@@ -1,0 +1,119 @@
+"""The kinds of value that settings are made of, each with its check and its own words for the operator."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationInfo, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+_TOPIC_PATTERN = r"^[a-zA-Z0-9._-]{1,249}$"
+_SERVER_PATTERN = r"^(\[[0-9a-fA-F:.]+\]|[^\s:\[\],/]+):[0-9]{1,5}$"
+_FIELD_PATTERN = r"^[^.]+(\.[^.]+)*$"
+
+
+def _refuse(message: str, remedy: str) -> PydanticCustomError:
+    """Return the error of a value that needs its own words; both texts reach the operator as they stand."""
+    return PydanticCustomError("refused", "{message}", {"message": message, "remedy": remedy})
+
+
+def _check_topic(name: str) -> str:
+    if re.fullmatch(_TOPIC_PATTERN, name) is None or name in {".", ".."}:
+        raise _refuse(
+            f"{name!r} is no topic name: Kafka takes 1 to 249 letters, digits, dots, underscores and hyphens",
+            "name the topic with those characters only, such as transactions",
+        )
+    return name
+
+
+def _check_server(address: str) -> str:
+    if re.fullmatch(_SERVER_PATTERN, address) is None or not 0 < int(address.rpartition(":")[2]) < 65536:
+        raise _refuse(
+            f"{address!r} is no broker address: without host and port nothing can be reached",
+            "write host:port, such as localhost:9092",
+        )
+    return address
+
+
+def _check_field_name(name: str) -> str:
+    if re.fullmatch(_FIELD_PATTERN, name) is None:
+        raise _refuse(
+            f"{name!r} is no field of an event: a path is names joined by single dots",
+            "write a path such as transaction_id or merchant.risk",
+        )
+    return name
+
+
+def _check_unique(items: tuple[Any, ...]) -> tuple[Any, ...]:
+    for position, item in enumerate(items):
+        if item in items[:position]:
+            raise _refuse(f"{item!r} is listed twice", f"list {item!r} once")
+    return items
+
+
+def check_ascending(buckets: tuple[int, ...]) -> tuple[int, ...]:
+    if list(buckets) != sorted(set(buckets)):
+        raise _refuse(
+            f"the buckets {list(buckets)} do not ascend: the smallest one that fits a batch could not be found",
+            f"write {sorted(set(buckets))}",
+        )
+    return buckets
+
+
+def _check_header(name: str) -> str:
+    if name.startswith("headrace-") or name in {"traceparent", "tracestate"}:
+        raise _refuse(
+            f"the header {name!r} is written by the worker already: each output would carry it twice",
+            f"take {name!r} out of the list",
+        )
+    return name
+
+
+def check_guarantee(guarantee: object) -> object:
+    if guarantee == "exactly_once":
+        raise _refuse(
+            "exactly_once is not offered by this version: outputs may repeat after a crash",
+            "write at_least_once, and drop repeats by the id field where they matter",
+        )
+    return guarantee
+
+
+def check_processes(processes: int) -> int:
+    if processes != 1:
+        raise _refuse(
+            f"this version runs one process per worker, not {processes}",
+            "write 1, and start more workers with the same kafka.group_id",
+        )
+    return processes
+
+
+def _resolve(path: object, info: ValidationInfo) -> object:
+    """Make the text of a path absolute, relative to the folder in the validation context (else the current one)."""
+    if not isinstance(path, str):
+        return path
+    if not path:
+        raise _refuse("the path is empty", "write a path, or null where the key is optional")
+    folder = info.context["folder"] if isinstance(info.context, dict) else Path.cwd()
+    return Path(os.path.abspath(Path(folder, path)))  # links stay: a mounted ConfigMap is made of them
+
+
+Text = Annotated[str, StringConstraints(min_length=1)]
+Topic = Annotated[str, AfterValidator(_check_topic), WithJsonSchema({"type": "string", "pattern": _TOPIC_PATTERN})]
+Server = Annotated[str, AfterValidator(_check_server), WithJsonSchema({"type": "string", "pattern": _SERVER_PATTERN})]
+EventField = Annotated[
+    str, AfterValidator(_check_field_name), WithJsonSchema({"type": "string", "pattern": _FIELD_PATTERN})
+]
+HeaderName = Annotated[Text, AfterValidator(_check_header)]
+FilePath = Annotated[Path, BeforeValidator(_resolve)]
+Unique = AfterValidator(_check_unique)
+Seconds = Annotated[float, Field(gt=0, le=86400)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Provider = Literal["cuda", "cpu"]
+
+
+def list_field(**constraints: Any) -> Any:
+    """Return a field for a YAML list: strict about its items, while the list itself becomes a tuple."""
+    return Field(strict=False, **constraints)
