@@ -58,7 +58,7 @@ def check_ascending(buckets: tuple[int, ...]) -> tuple[int, ...]:
     if list(buckets) != sorted(set(buckets)):
         raise _refuse(
             f"the buckets {list(buckets)} do not ascend: the smallest one that fits a batch could not be found",
-            f"write {sorted(set(buckets))}",
+            f"write buckets: {sorted(set(buckets))}",
         )
     return buckets
 
@@ -76,7 +76,7 @@ def check_guarantee(guarantee: object) -> object:
     if guarantee == "exactly_once":
         raise _refuse(
             "exactly_once is not offered by this version: outputs may repeat after a crash",
-            "write at_least_once, and drop repeats by the id field where they matter",
+            "write guarantee: at_least_once, and drop repeats by the id field where they matter",
         )
     return guarantee
 
@@ -85,7 +85,7 @@ def check_processes(processes: int) -> int:
     if processes != 1:
         raise _refuse(
             f"this version runs one process per worker, not {processes}",
-            "write 1, and start more workers with the same kafka.group_id",
+            "write processes: 1, and start more workers with the same kafka.group_id",
         )
     return processes
 
