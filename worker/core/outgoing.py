@@ -65,17 +65,19 @@ class Dispatcher:
             tp = TopicPartition(self._routing.output_topic, span.tp.partition)
             return [Parcel(tp, span.keys[start:stop], values, headers, span.timestamps[start:stop], [rows])]
         parcels: dict[int, Parcel] = {}
+        timestamps: dict[int, list[int]] = {}
         for index, value in enumerate(values):
             at = start + index
             partition = self._partition_of(span.keys[at], span.tp.partition)
             parcel = parcels.get(partition)
             if parcel is None:
                 tp = TopicPartition(self._routing.output_topic, partition)
-                parcel = parcels[partition] = Parcel(tp, [], [], [], [], [])
+                timestamps[partition] = []
+                parcel = parcels[partition] = Parcel(tp, [], [], [], timestamps[partition], [])
             parcel.keys.append(span.keys[at])
             parcel.values.append(value)
             parcel.headers.append(headers[index])
-            parcel.timestamps.append(span.timestamps[at])
+            timestamps[partition].append(span.timestamps[at])
             parcel.origin.append(Slice(rows.block, at, at + 1))
         return parcels.values()
 
@@ -116,7 +118,9 @@ class Dispatcher:
             if sum(map(_weight, originals)) + len(key or b"") > routing.dead_letter_max_bytes // 2:
                 key, originals = None, []
         tp = TopicPartition(routing.dead_letter_topic, span.tp.partition % routing.dead_letter_partitions)
-        return Parcel(tp, [key], [value], [originals + added], [span.timestamps[at]], [rows], refusal)
+        timestamp = span.timestamps[at]
+        when = timestamp if timestamp >= 0 else None
+        return Parcel(tp, [key], [value], [originals + added], [when], [rows], refusal)
 
     def _dead_letter_headers(self, rows: Slice, refusal: Refusal, attempts: int) -> list[Header]:
         """The ``headrace-dlq-*`` headers, UTF-8 text all."""

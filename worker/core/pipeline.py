@@ -115,7 +115,8 @@ class Pipeline:
 
     def partitions_assigned(self, tps: Iterable[TopicPartition], now: float) -> dict[TopicPartition, int]:
         """New assignments begin; returns the epoch to stamp on each partition's spans."""
-        self._flush = None
+        if self._flush is FlushReason.REVOKE:
+            self._flush = None
         self._commit_at = now + self._policy.commit_interval_s
         return {tp: self._tracker.assign(tp) for tp in tps}
 

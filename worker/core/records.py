@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import NamedTuple
@@ -107,7 +108,7 @@ class Parcel:
     keys: list[bytes | None]
     values: list[bytes | None]
     headers: list[list[Header]]
-    timestamps: list[int]
+    timestamps: Sequence[int | None]
     origin: list[Slice]
     dead_letter: Refusal | None = None
 
