@@ -93,7 +93,7 @@ class ProbeServer:
         ).start()
 
     def stop(self) -> None:
-        """Give the port back, which may take 0.1 s; requests under way end by themselves. Without ``start``: nothing."""
+        """Give the port back, which may take 0.1 s; requests under way end by themselves."""
         server, self._server = self._server, None
         if server is not None:
             server.shutdown()
@@ -112,7 +112,7 @@ class _Pages:
         """The page at ``path``; a fault of a page is an answer too (500), and is logged."""
         try:
             return self._page(path, accept)
-        except Exception as error:  # noqa: BLE001  a probe that fails must say so, not fall silent
+        except Exception as error:  # noqa: BLE001  a failing probe must still answer
             _log.exception("probe_failed", path=path)
             return _json(HTTPStatus.INTERNAL_SERVER_ERROR, {"ok": False, "cause": f"{path}: {error!r}"})
 
@@ -164,7 +164,7 @@ class _Server(ThreadingHTTPServer):
             self._open.pop(id(request), None)
             super().shutdown_request(request)
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002  socketserver's signature
         """Log what ended a request, without ending the server; a client that went away is no fault of ours."""
         if not isinstance(sys.exception(), OSError):
             _log.exception("probe_request_failed")
@@ -188,6 +188,7 @@ class _Request(BaseHTTPRequestHandler):
         """Answer a request that cannot be served, as JSON; called by http.server (501: no such method here)."""
         status = HTTPStatus.METHOD_NOT_ALLOWED if code == HTTPStatus.NOT_IMPLEMENTED else HTTPStatus(code)
         self.close_connection = True
+        self.request_version = self.protocol_version  # else a line that cannot be parsed counts as HTTP/0.9: no headers
         self._send(*_json(status, {"ok": False, "cause": explain or message or status.phrase}))
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the name that http.server uses
