@@ -214,7 +214,7 @@ class ManifestReader:
         if "threshold" in entry and not _is_finite(threshold):
             self._add((*at, "threshold"), f"threshold {threshold!r} is not a finite number", "Write e.g. 0.5.")
             threshold = 0.0
-        output, field_name = self._text(entry, at, "output"), self._text(entry, at, "field")
+        output, field_name = (self._text(entry, at, "output"), self._text(entry, at, "field"))
         names = [source.name for source in outputs]
         if output and names and output not in names:
             message = f"decision reads '{output}', which is not among the outputs"
