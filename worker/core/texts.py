@@ -1,0 +1,95 @@
+"""Numbers that travel inside a JSON string: separated by commas, base64 of raw float32, or a point in time."""
+
+from __future__ import annotations
+
+import binascii
+import math
+import re
+from datetime import datetime
+from decimal import Decimal
+from typing import Final
+
+import msgspec
+
+_BLANKS: Final = " \t\r\n"
+_NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+_TIME: Final = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}):([0-9]{2})(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
+_NOT_FINITE: Final = frozenset(["nan", "inf", "infinity"])
+_FLOATS: Final = msgspec.json.Decoder(list[float])
+_INTEGERS: Final = msgspec.json.Decoder(list[int])
+
+
+class Unusable(Exception):
+    """A value that cannot become numbers: dead-letter ``reason`` and a phrase that completes ``field x ...``."""
+
+    def __init__(self, reason: str, text: str) -> None:
+        self.reason = reason
+        self.text = text
+        super().__init__(text)
+
+
+def number_from(text: str, *, integer: bool) -> float:
+    """Value of a well-formed JSON number. Raises ``Unusable`` for fractions of integers and for overflow."""
+    approximate = float(text)
+    if math.isinf(approximate):
+        raise Unusable("out_of_range", "is too large for a 64-bit float")
+    if not integer:
+        return approximate
+    exact = Decimal(text)
+    if exact != exact.to_integral_value():
+        raise Unusable("wrong_type", "must be an integer, not a number")
+    return int(exact)
+
+
+def numbers_from_csv(text: str, *, integer: bool) -> list[float]:
+    """Numbers written as in JSON, separated by commas, one comma allowed at the end; blanks as JSON allows.
+
+    Raises ``Unusable``.
+    """
+    body = text.rstrip(_BLANKS).removesuffix(",")
+    try:
+        if integer:
+            return [*_INTEGERS.decode(f"[{body}]")]
+        return _FLOATS.decode(f"[{body}]")
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        return [_number_in_csv(part, place, integer=integer) for place, part in enumerate(body.split(","))]
+
+
+def _number_in_csv(part: str, place: int, *, integer: bool) -> float:
+    token = part.strip(_BLANKS)
+    if token.lstrip("+-").lower() in _NOT_FINITE:
+        raise Unusable("not_finite", f"holds NaN or infinity at position {place}")
+    if not _NUMBER.fullmatch(token):
+        raise Unusable("wrong_type", f"holds something other than a number at position {place}")
+    try:
+        return number_from(token, integer=integer)
+    except Unusable as error:
+        raise Unusable(error.reason, f"at position {place} {error.text}") from None
+
+
+def bytes_from_base64(text: str) -> bytes:
+    """Raw bytes of strict, padded base64 (RFC 4648 section 4, no line breaks). Raises ``Unusable``."""
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)
+    except ValueError:
+        raise Unusable("wrong_type", "is not base64") from None
+
+
+def seconds_from_time(text: str) -> float:
+    """Seconds since 1970 of an RFC 3339 time with offset, microseconds kept. Raises ``Unusable``.
+
+    A leap second (``:60``) counts as the second after ``:59``.
+    """
+    match = _TIME.fullmatch(text)
+    if match is None:
+        raise Unusable("wrong_type", "is not an RFC 3339 time with offset")
+    day, clock, second, fraction, offset = match.groups()
+    leap = second == "60"
+    zone = "+00:00" if offset in ("Z", "z") else offset
+    try:
+        whole = datetime.fromisoformat(f"{day}T{clock}:{'59' if leap else second}{zone}").timestamp()
+    except ValueError:
+        raise Unusable("out_of_range", "is a time that no calendar has") from None
+    return whole + leap + (float(fraction) if fraction else 0.0)
