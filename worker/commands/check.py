@@ -1,0 +1,151 @@
+"""``headrace check``: everything that ``run`` would refuse, all of it at once, and nothing started."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from worker.commands.options import DEFAULT_CONFIG, ConfigOption, JsonOption
+from worker.commands.report import emit_json, print_problems, problem_fields
+from worker.errors import BrokerError, ConfigError, HeadraceError, Problem
+
+if TYPE_CHECKING:
+    from worker.adapters.bundle import Bundle
+    from worker.adapters.onnx_model import OnnxModel
+    from worker.config_file import Loaded
+    from worker.core.decoder import Decoder
+    from worker.core.schema import ObjectSpec
+    from worker.settings import Settings
+
+_Result = TypeVar("_Result")
+OnlineOption = Annotated[bool, typer.Option("--online", help="Ask the brokers too: topics, limits, permissions.")]
+
+
+def check(config: ConfigOption = DEFAULT_CONFIG, online: OnlineOption = False, json_output: JsonOption = False) -> int:
+    """Check configuration, event schema and model bundle, and with --online the brokers; start nothing."""
+    findings = Findings()
+    loaded = findings.attempt(lambda: _load(config))
+    if loaded is not None:
+        check_offline(loaded, findings)
+        if online:
+            findings.attempt(lambda: _check_online(loaded.settings))
+    if json_output:
+        problems = [problem_fields(problem) for problem in findings.problems]
+        emit_json({"ok": not problems, "problems": problems, "not_checked": findings.not_checked})
+    else:
+        print_problems(findings.problems)
+        for note in findings.not_checked:
+            sys.stderr.write(f"not checked: {note}\n")
+        count = len(findings.problems)
+        verdict = f"{count} problem{'s' if count > 1 else ''}" if count else "ok"
+        sys.stdout.write(f"{config}: {verdict}\n")
+    return findings.exit_code
+
+
+@dataclass(slots=True)
+class Findings:
+    """What the steps of a check found. The exit code is that of the first failure."""
+
+    problems: list[Problem] = field(default_factory=list)
+    not_checked: list[str] = field(default_factory=list)
+    exit_code: int = 0
+
+    def attempt(self, step: Callable[[], _Result]) -> _Result | None:
+        """Return the step's result, or None after noting what stopped it."""
+        try:
+            return step()
+        except HeadraceError as error:
+            self.problems += error.problems
+            self.exit_code = self.exit_code or error.exit_code
+            return None
+
+
+def check_offline(loaded: Loaded, findings: Findings) -> None:
+    """Check schema, bundle, model and their fit. A step runs where those it builds on succeeded."""
+    settings = loaded.settings
+    schema = findings.attempt(lambda: _load_schema(settings))
+    bundle = findings.attempt(lambda: _load_bundle(settings))
+    if bundle is None:
+        return
+    model = None
+    if find_spec("onnxruntime") is None:
+        findings.not_checked.append(
+            "the model itself, without ONNX Runtime: install headrace[cpu], or headrace[gpu] on an NVIDIA machine"
+        )
+    else:
+        model = findings.attempt(lambda: _open_model(bundle, settings))
+    if schema is None:
+        return
+    decoder = findings.attempt(lambda: _build_codec(schema, bundle, model, loaded))
+    if model is not None and decoder is not None:
+        findings.attempt(lambda: model.check_golden(decoder))
+
+
+def _load(config: os.PathLike[str]) -> Loaded:
+    from pathlib import Path
+
+    from worker.config_file import load_with_origins
+
+    return load_with_origins(Path(config), os.environ)
+
+
+def _load_schema(settings: Settings) -> ObjectSpec:
+    from worker.adapters.schema_file import load_schema
+
+    return load_schema(settings.event.schema_path)
+
+
+def _load_bundle(settings: Settings) -> Bundle:
+    from worker.adapters.bundle import load_bundle
+
+    return load_bundle(settings.model.path)
+
+
+def _open_model(bundle: Bundle, settings: Settings) -> OnnxModel:
+    from worker.adapters.onnx_model import OnnxModel
+
+    wanted = settings.model
+    model = OnnxModel.load(
+        bundle, wanted.providers, wanted.require_provider, wanted.intra_op_threads, settings.batching.buckets
+    )
+    model.warm_up()
+    return model
+
+
+def _build_codec(schema: ObjectSpec, bundle: Bundle, model: OnnxModel | None, loaded: Loaded) -> Decoder:
+    """Build decoder and encoder as ``run`` does; what does not fit is placed in the file where it was written."""
+    from worker.adapters.schema_file import located
+    from worker.core.decoder import Decoder
+    from worker.core.output import OutputEncoder
+    from worker.core.schema import SchemaError
+
+    settings = loaded.settings
+    try:
+        full = settings.event.validate_ == "full"
+        decoder = Decoder(schema, bundle.inputs, settings.event.id_field, settings.output.include, full=full)
+        OutputEncoder(decoder, bundle.outputs if model is None else model.outputs, bundle.decision, bundle.label)
+    except SchemaError as error:
+        problems = [_place(problem, loaded) for problem in located(error, settings.event.schema_path).problems]
+        raise ConfigError(*problems) from error
+    return decoder
+
+
+def _place(problem: Problem, loaded: Loaded) -> Problem:
+    """Return the problem with the line of the configuration where its key is one of the configuration."""
+    section, _, rest = problem.key.partition(".")
+    origin = loaded.origins.get((section, rest.partition("[")[0]))
+    return problem if origin is None else replace(problem, file=origin.file, line=origin.line)
+
+
+def _check_online(settings: Settings) -> None:
+    from worker.adapters.kafka_check import check_online
+
+    problems = check_online(settings)
+    if problems:
+        raise BrokerError(*problems)
