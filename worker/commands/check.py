@@ -28,7 +28,7 @@ OnlineOption = Annotated[bool, typer.Option("--online", help="Ask the brokers to
 
 
 def check(config: ConfigOption = DEFAULT_CONFIG, online: OnlineOption = False, json_output: JsonOption = False) -> int:
-    """Check configuration, event schema and model bundle, and with --online the brokers; start nothing."""
+    """Report all that run would refuse; start nothing."""
     findings = Findings()
     loaded = findings.attempt(lambda: _load(config))
     if loaded is not None:

@@ -22,7 +22,7 @@ app = typer.Typer(help="Show the configuration.", no_args_is_help=True, rich_mar
 
 @app.command("schema")
 def schema(json_output: JsonOption = False) -> None:
-    """Print the JSON Schema of a configuration file; ``--json`` puts it on one line."""
+    """Print the JSON Schema of the configuration."""
     from worker.settings_fields import settings_schema
 
     if json_output:
@@ -33,7 +33,7 @@ def schema(json_output: JsonOption = False) -> None:
 
 @app.command("show")
 def show(config: ConfigOption = DEFAULT_CONFIG, json_output: JsonOption = False) -> None:
-    """Print the effective values and where each comes from; secrets are masked."""
+    """Print the effective values, secrets masked."""
     from worker.config_file import load_with_origins
 
     loaded = load_with_origins(config, os.environ)
