@@ -75,6 +75,8 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
         self._unresolved: set[TopicPartition] = set()
         self._careful: set[TopicPartition] = set()
         self._consumer: AIOKafkaConsumer | None = None
+        self.partition_limit: int | None = None
+        """Partitions from this number on are held: assigned, but not read."""
         self.failure: BaseException | None = None
         """An exception of a rebalance callback, which aiokafka would only log."""
 
@@ -157,9 +159,10 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
             return []
         if self._unresolved:
             await self._resolve()
-        tps = [ClientPartition(*tp) for tp in self._positions if tp not in self._careful]
+        held = self.held()
+        tps = [ClientPartition(*tp) for tp in self._positions if tp not in self._careful and tp not in held]
         polled: list[Polled] = []
-        for tp in list(self._careful):
+        for tp in self._careful - held:
             polled += await self._poll_carefully(tp)
         if polled:
             return polled
@@ -311,6 +314,11 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
         except kafka.KafkaError as error:
             raise broker_error(error, "committing offsets") from error
         return True
+
+    def held(self) -> set[TopicPartition]:
+        """Assigned partitions that are not read because the output has no partition of their number."""
+        limit = self.partition_limit
+        return set() if limit is None else {tp for tp in self._epochs if tp.partition >= limit}
 
     def lag(self, next_offsets: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
         """Records between each partition's next offset to commit and its end, as far as the last fetch knows."""

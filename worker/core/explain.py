@@ -32,7 +32,7 @@ _STRING_TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 class Accepted(NamedTuple):
     """A good record: the row as the quick way would have decoded it, and one tensor row per input."""
 
-    row: msgspec.Struct
+    row: object
     vectors: tuple[np.ndarray, ...]
 
 
@@ -48,7 +48,7 @@ def explain(value: bytes | None, root: Node, packers: tuple[TensorPacker, ...]) 
     if refusal is not None or value is None:
         return refusal or Refusal("decode", "tombstone", "the value is null")
     try:
-        row = _read(root, value.strip(b" \t\r\n"), "")
+        row = _read_object(root, _OBJECTS.decode(value), "")
         vectors = tuple(packer.vector(row) for packer in packers)
     except _Refused as error:
         return error.refusal
@@ -91,21 +91,21 @@ def _syntax_refusal(value: bytes | None) -> Refusal | None:
 
 def _read(node: Node, raw: bytes, path: str) -> object:
     """The value that the msgspec types would give for ``raw``. Raises ``_Refused``."""
-    if isinstance(node.spec, Spec) and type(node.spec) is Spec:
+    if type(node.spec) is Spec:
         return _read_any(node, raw, path)
     value = _plain(node, raw, path)
     fault = node_fault(node.spec, value)
     if fault is not None:
         raise _Refused(path, fault)
-    if isinstance(value, dict) and node.struct is not None:
-        return _read_object(node, node.struct, value, path)
+    if isinstance(value, dict):
+        return _read_object(node, value, path)
     if isinstance(value, list) and node.item is not None:
         item = node.item
         return [_read(item, bytes(part), f"{path}[{index}]") for index, part in enumerate(value)]
     return value
 
 
-def _read_object(node: Node, struct: type[msgspec.Struct], members: dict[str, Raw], path: str) -> msgspec.Struct:
+def _read_object(node: Node, members: dict[str, Raw], path: str) -> object:
     prefix = f"{path}." if path else ""
     values: dict[str, object] = {}
     for name, child in node.children.items():
@@ -113,12 +113,10 @@ def _read_object(node: Node, struct: type[msgspec.Struct], members: dict[str, Ra
             values[node.attributes[name]] = _read(child, bytes(members[name]), prefix + name)
         elif node.is_required(name):
             raise _Refused(prefix + name, Fault("missing_field", "is required and absent"))
-    if isinstance(node.spec, ObjectSpec) and struct.__struct_config__.forbid_unknown_fields:
-        unknown = len(members.keys() - node.children.keys())
-        if unknown:
-            count = f"has {unknown} properties that the schema does not allow"
-            raise _Refused(path or "(the event)", Fault("wrong_type", count))
-    return struct(**values)
+    # A closed object gets this far in full mode only, where every declared property is a child.
+    if isinstance(node.spec, ObjectSpec) and node.spec.closed and members.keys() - node.children.keys():
+        raise _Refused(path or "(the event)", Fault("wrong_type", "has a property that the schema does not allow"))
+    return node.make(**values)
 
 
 def _read_any(node: Node, raw: bytes, path: str) -> object:
@@ -148,9 +146,8 @@ def _plain(node: Node, raw: bytes, path: str) -> object:
 
 def _number(node: Node, text: str, path: str) -> float:
     """A JSON number as the field's type has it; a fraction stays one, for ``node_fault`` to judge."""
-    spec = node.spec
-    as_written = node.whole or not isinstance(spec, NumberSpec) or spec.integer
-    integer = isinstance(spec, NumberSpec) and spec.integer or (as_written and text.lstrip("-").isdigit())
+    as_written = node.whole and text.lstrip("-").isdigit()
+    integer = as_written or (isinstance(node.spec, NumberSpec) and node.spec.integer)
     try:
         return number_from(text, integer=integer)
     except Unusable as error:

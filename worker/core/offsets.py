@@ -183,6 +183,10 @@ class OffsetTracker:
             state.committed_records = covered
             state.committed_offset = next_offset
 
+    def oldest_received_at(self) -> float | None:
+        """When the oldest span with unsettled rows was received; None with nothing in flight."""
+        return min((state.spans[0].span.received_at for state in self._partitions.values() if state.spans), default=None)
+
     def next_offsets(self) -> dict[TopicPartition, int]:
         """The contiguous settled ``next_offset`` of each assigned partition; -1 where nothing is settled yet."""
         return {tp: state.next_offset for tp, state in self._partitions.items()}

@@ -50,11 +50,12 @@ class OutputEncoder:
         """One JSON value per row, in order; ``outputs`` are ``[len(rows)]`` or ``[len(rows), width]``, finite."""
         columns = [_plain(outputs[name]) for name in self._outputs]
         if self._decision is not None:
+            # The threshold takes the scores' type, so that the flag agrees with the score as it is written.
             columns.append((outputs[self._decision.output] >= self._decision.threshold).tolist())
         scored, encode = self._scored, self._encode
         return [
             encode(scored(*fields, *values))
-            for fields, values in zip(self._event_fields(rows), zip(*columns, strict=True), strict=True)
+            for fields, *values in zip(self._event_fields(rows), *columns, strict=True)
         ]
 
     def _event_fields(self, rows: Sequence[object]) -> list[tuple[object, ...]]:
@@ -77,9 +78,11 @@ def _present(path: Path, row: object) -> object:
 def _plain(output: np.ndarray) -> list[Any]:
     """The array as Python values whose JSON text is the shortest that gives back the same float."""
     if output.dtype.kind == "f":
-        decoded: list[Any] = orjson.loads(orjson.dumps(np.ascontiguousarray(output), option=orjson.OPT_SERIALIZE_NUMPY))
-        return decoded
-    return output.tolist()
+        text = orjson.dumps(np.ascontiguousarray(output), option=orjson.OPT_SERIALIZE_NUMPY)
+        shortest: list[Any] = orjson.loads(text)
+        return shortest
+    values: list[Any] = output.tolist()
+    return values
 
 
 def _check(paths: tuple[Path, ...], outputs: tuple[OutputSpec, ...], decision: DecisionSpec | None) -> None:

@@ -246,9 +246,18 @@ class Pipeline:
         return self._batcher.queued_records
 
     @property
+    def running_batches(self) -> int:
+        """Batches that run or are prefetched."""
+        return len(self._running)
+
+    @property
     def uncommitted_records(self) -> int:
         """Records that a crash now would repeat at most."""
         return self._tracker.uncommitted_records
+
+    def oldest_received_at(self) -> float | None:
+        """When the oldest span with unsettled rows was received; None with nothing in flight."""
+        return self._tracker.oldest_received_at()
 
     def partitions(self) -> list[TopicPartition]:
         """The partitions assigned now."""

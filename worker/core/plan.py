@@ -8,7 +8,7 @@ it cannot, which ``loose_fault`` checks per record.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal
 
@@ -37,7 +37,12 @@ NAN: Final = float("nan")
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """One value that is read. ``whole`` nodes keep apart absent and null, because the output repeats them."""
+    """One value that is read.
+
+    ``whole``: the output repeats it, so absence is kept apart from null and integers from floats. ``fed``: it feeds
+    a numeric tensor, which checks the bounds. ``absent`` is what a row holds in its absence. ``length`` is what a
+    tensor asks of an array, level by level. ``make`` builds an object's Struct.
+    """
 
     spec: Spec
     path: str
@@ -48,7 +53,7 @@ class Node:
     children: dict[str, Node] = field(default_factory=dict)
     attributes: dict[str, str] = field(default_factory=dict)
     item: Node | None = None
-    struct: type[msgspec.Struct] | None = None
+    make: Callable[..., object] = dict
     loose: bool = False
 
     def child(self, name: str, spec: Spec) -> Node:
@@ -172,13 +177,13 @@ def _wire_type(node: Node, *, full: bool) -> Any:
         case ArraySpec() as spec:
             item = node.item = node.item or Node(spec.items, f"{node.path}[]")
             item.fed, item.length = node.fed, node.length[1:]
-            inner = build(item, full=full)
+            inner: Any = build(item, full=full)
             node.loose = item.loose
             least, most = spec.min_items, spec.max_items
             if node.length:
                 least = max(least, node.length[0])
                 most = node.length[0] if most is None else min(most, node.length[0])
-            return Annotated[list[inner], Meta(min_length=least, max_length=most)]
+            return Annotated[list.__class_getitem__(inner), Meta(min_length=least, max_length=most)]
         case StringSpec() as spec:
             if spec.allowed is not None:
                 return Literal[spec.allowed] if spec.allowed else None
@@ -214,7 +219,7 @@ def _struct_type(node: Node, spec: ObjectSpec, *, full: bool) -> type[msgspec.St
             fields.append((attribute, wire))
         else:
             fields.append((attribute, wire, child.absent))
-    node.struct = msgspec.defstruct(
+    struct = msgspec.defstruct(
         "Event",
         fields,
         rename={attribute: name for name, attribute in node.attributes.items()},
@@ -222,14 +227,15 @@ def _struct_type(node: Node, spec: ObjectSpec, *, full: bool) -> type[msgspec.St
         kw_only=True,
         gc=False,
     )
-    return node.struct
+    node.make = struct
+    return struct
 
 
 def loose_fault(node: Node, value: object) -> Fault | None:
     """First fault in a decoded value that the msgspec types let pass; only ``loose`` nodes are visited."""
     if value is None or value is UNSET or not node.loose:
         return None
-    if node.struct is not None:
+    if node.children:
         parts = ((child, getattr(value, node.attributes[name])) for name, child in node.children.items())
     elif node.item is not None and isinstance(value, list):
         item = node.item

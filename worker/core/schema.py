@@ -13,8 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from msgspec import UNSET
-
 from worker.core.patterns import python_pattern
 from worker.core.specs import (
     ArraySpec,

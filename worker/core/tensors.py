@@ -210,7 +210,7 @@ class TensorPacker:
     def _flat_getter(self) -> Callable[[Any], Any]:
         """A function from a row to the flat values of all slots; it may raise any of ``_BALKS``."""
         column = self.columns[0]
-        getter = attrgetter(*(".".join(column.path.attributes) for column in self.columns))
+        getter: Callable[[Any], Any] = attrgetter(*(".".join(column.path.attributes) for column in self.columns))
         if self.spec.encoding == "csv":
             integer = not self._is_float
             return lambda row: numbers_from_csv(getter(row), integer=integer)

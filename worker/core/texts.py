@@ -11,6 +11,8 @@ from typing import Final
 
 import msgspec
 
+# Where msgspec and Python's own int() stop, against quadratic conversion times.
+_MAX_DIGITS: Final = 4300
 _BLANKS: Final = " \t\r\n"
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _TIME: Final = re.compile(
@@ -32,6 +34,8 @@ class Unusable(Exception):
 
 def number_from(text: str, *, integer: bool) -> float:
     """Value of a well-formed JSON number. Raises ``Unusable`` for fractions of integers and for overflow."""
+    if text.lstrip("-").isdigit():
+        return _whole_number(text, integer=integer)
     approximate = float(text)
     if math.isinf(approximate):
         raise Unusable("out_of_range", "is too large for a 64-bit float")
@@ -41,6 +45,16 @@ def number_from(text: str, *, integer: bool) -> float:
     if exact != exact.to_integral_value():
         raise Unusable("wrong_type", "must be an integer, not a number")
     return int(exact)
+
+
+def _whole_number(text: str, *, integer: bool) -> float:
+    if len(text) > _MAX_DIGITS:
+        raise Unusable("out_of_range", f"is an integer of more than {_MAX_DIGITS} digits")
+    value = int(text)
+    try:
+        return value if integer else float(value)
+    except OverflowError:
+        raise Unusable("out_of_range", "is too large for a 64-bit float") from None
 
 
 def numbers_from_csv(text: str, *, integer: bool) -> list[float]:

@@ -1,0 +1,278 @@
+"""Drives the pipeline: feeds it what Kafka and the engine report, and carries out what it decides.
+
+Everything here runs on the event loop. Completions call in directly, without a task of their own, so that a
+finished batch is on its way to Kafka in the same turn of the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import structlog
+
+from worker.adapters.engine import Engine, Model
+from worker.adapters.kafka_sink import KafkaSink
+from worker.adapters.kafka_source import KafkaSource, Unreadable
+from worker.core.batching import Batch
+from worker.core.offsets import Commit
+from worker.core.pipeline import CommitOffsets, Outcome, Pipeline, Produce, RunBatch
+from worker.core.records import Parcel, Refusal, Span, TopicPartition
+from worker.errors import EngineFault
+from worker.recorder import Recorder
+from worker.settings import Settings
+
+log = structlog.get_logger("headrace.driver")
+
+POLL_TIMEOUT_S = 0.2
+"""How long a poll waits for the first record; new records end the wait at once."""
+
+FINAL_COMMIT_TIMEOUT_S = 5.0
+"""Part of a drain that is kept for its commit."""
+
+
+class Driver:
+    """One pipeline at work, from assignment to revocation or drain."""
+
+    def __init__(self, settings: Settings, pipeline: Pipeline, model: Model, recorder: Recorder) -> None:
+        self._settings = settings
+        self._pipeline = pipeline
+        self._recorder = recorder
+        self._loop = asyncio.get_running_loop()
+        self.engine = Engine(model, self._engine_finished)
+        self.source = KafkaSource(settings.kafka, self)
+        self.sink = KafkaSink(settings.kafka, self._delivered, self.fail)
+        self.failed: asyncio.Future[None] = self._loop.create_future()
+        self._moved = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._commits: set[asyncio.Task[None]] = set()
+        self.draining = False
+        self.assigned_once = False
+        self.polled_at = self._loop.time()
+
+    # ---- assignment (called by the source) ---------------------------------------------------------------
+
+    def assigned(self, tps: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """New assignments begin."""
+        epochs = self._pipeline.partitions_assigned(tps, self._loop.time())
+        self.assigned_once = True
+        self._recorder.assigned(epochs)
+        return epochs
+
+    async def revoked(self, tps: Iterable[TopicPartition]) -> None:
+        """Drain and commit what is in flight of these partitions, within bounds, then give them up."""
+        tps = list(tps)
+        begun = self._loop.time()
+        self._pipeline.revocation_began(begun)
+        self._pump()
+        bound_s = min(self._settings.drain.timeout_s, 0.5 * self._settings.kafka.rebalance_timeout_s)
+        drained = await self._settled(max(0.0, bound_s - FINAL_COMMIT_TIMEOUT_S))
+        committed = await self._final_commit(FINAL_COMMIT_TIMEOUT_S)
+        abandoned = self._pipeline.partitions_revoked(tps)
+        if tps:
+            took_s = self._loop.time() - begun
+            self._recorder.revoked(tps, took_s, abandoned, lost=not committed)
+            log.info("partitions_revoked", partitions=len(tps), drained=drained, abandoned=abandoned, took_s=took_s)
+
+    def output_grew(self, partitions: int) -> None:
+        """The output topic has so many partitions; input partitions beyond are held until it has more."""
+        self.source.partition_limit = partitions
+
+    def offset_reset(self, tp: TopicPartition, offset: int, why: Literal["none_committed", "out_of_range"]) -> None:
+        """Reading starts by policy."""
+        self._recorder.offset_reset(tp, why)
+        log.info("offset_reset", topic=tp.topic, partition=tp.partition, offset=offset, why=why)
+
+    # ---- facts -------------------------------------------------------------------------------------------
+
+    async def poll_forever(self) -> None:
+        """Poll, admit, repeat; ends only by an exception or a cancellation."""
+        max_poll = max(self._settings.batching.max_batch_size, 512)
+        while True:
+            room = self._pipeline.room()
+            if room == 0:
+                await self._wait_for_room()
+                continue
+            polled = await self.source.poll(min(room, max_poll), POLL_TIMEOUT_S)
+            self.polled_at = now = self._loop.time()
+            for item in polled:
+                if isinstance(item, Unreadable):
+                    self._pipeline.record_unreadable(item.span, item.refusal)
+                else:
+                    self._admit(item, now)
+            if polled:
+                self._pump()
+                await asyncio.sleep(0)
+
+    def _admit(self, span: Span, now: float) -> None:
+        """Give one span to the pipeline and account for it."""
+        begun = time.perf_counter()
+        span.received_at = now
+        decoded = self._pipeline.records_received(span, now)
+        if decoded is not None:
+            self._recorder.received(span, time.perf_counter() - begun)
+
+    async def _wait_for_room(self) -> None:
+        """Back-pressure: stay a member of the group, keep prefetched records, go on as soon as there is room."""
+        begun = self._loop.time()
+        self._moved.clear()
+        await self.source.poll(0, 0)
+        self.polled_at = begun
+        try:
+            await asyncio.wait_for(self._moved.wait(), 1.0)
+        except TimeoutError:
+            log.debug("no_room", in_flight=self._pipeline.in_flight())
+        self._recorder.waited_for_room(self._loop.time() - begun)
+
+    def _engine_finished(self, batch: Batch, result: Outcome | BaseException) -> None:
+        """Called on the engine's thread."""
+        try:
+            self._loop.call_soon_threadsafe(self._scored, batch, result)
+        except RuntimeError:
+            # The loop is closed: the worker has given up waiting for this batch, and nothing of it is committed.
+            log.warning("late_batch_dropped", size=batch.size)
+
+    def _scored(self, batch: Batch, result: Outcome | BaseException) -> None:
+        """The engine's result, on the loop."""
+        if isinstance(result, BaseException):
+            if isinstance(result, EngineFault):
+                self._recorder.engine_failed()
+            self.fail(result)
+            return
+        begun = time.perf_counter()
+        try:
+            self._pipeline.batch_succeeded(batch, result, self._loop.time())
+        except Exception as error:  # noqa: BLE001 # a bug; ends the worker through run()
+            self.fail(error)
+            return
+        self._recorder.batch_done(batch, result, time.perf_counter() - begun)
+        self._pump()
+
+    def _delivered(self, parcel: Parcel, refused: Mapping[int, Refusal]) -> None:
+        """The sink's verdict on a parcel."""
+        self._pipeline.parcel_delivered(parcel, refused, self._loop.time())
+        self._recorder.delivered(parcel, len(refused))
+        self._pump()
+
+    def fail(self, error: BaseException) -> None:
+        """End the worker with this error; the first one counts."""
+        if not self.failed.done():
+            self.failed.set_exception(error)
+
+    # ---- actions -----------------------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        """Carry out what the pipeline decided, and set the timer for what waits for time."""
+        for action in self._pipeline.take_actions():
+            match action:
+                case RunBatch(batch):
+                    self.engine.submit(batch)
+                case Produce(parcels):
+                    self.sink.send(parcels)
+                case CommitOffsets(commit):
+                    task = asyncio.create_task(self._commit(commit), name="commit")
+                    self._commits.add(task)
+                    task.add_done_callback(self._commits.discard)
+        self._moved.set()
+        self._arm()
+
+    def _arm(self) -> None:
+        """One timer, for the pipeline's next deadline."""
+        wakeup = self._pipeline.next_wakeup()
+        if self._timer is not None:
+            if wakeup is not None and self._timer.when() <= wakeup and not self._timer.cancelled():
+                return
+            self._timer.cancel()
+            self._timer = None
+        if wakeup is not None:
+            self._timer = self._loop.call_at(wakeup, self._tick)
+
+    def _tick(self) -> None:
+        """The timer."""
+        self._timer = None
+        self._pipeline.tick(self._loop.time())
+        self._pump()
+
+    async def _commit(self, commit: Commit) -> None:
+        """Commit in the background; the poll loop never waits for it."""
+        begun = self._loop.time()
+        try:
+            done = await self.source.commit(commit.offsets)
+        except Exception as error:  # noqa: BLE001 # handed to run(), which ends the worker with it
+            self.fail(error)
+            return
+        now = self._loop.time()
+        self._recorder.committed(commit.offsets, now - begun, done=done)
+        if done:
+            self._pipeline.offsets_committed(now)
+        else:
+            self._pipeline.commit_failed(now)
+        self._pump()
+
+    # ---- endings -----------------------------------------------------------------------------------------
+
+    async def _settled(self, timeout_s: float) -> bool:
+        """Wait until nothing is in flight; False when the time is over or the pipeline has failed."""
+        deadline = self._loop.time() + timeout_s
+        while self._pipeline.in_flight():
+            left = deadline - self._loop.time()
+            if left <= 0 or self.failed.done():
+                return False
+            self._moved.clear()
+            try:
+                await asyncio.wait_for(self._moved.wait(), left)
+            except TimeoutError:
+                return False
+        return True
+
+    async def _final_commit(self, timeout_s: float) -> bool:
+        """Commit all that is settled, now; False when the broker did not take it in time."""
+        for task in list(self._commits):
+            await asyncio.wait([task], timeout=timeout_s)
+        commit = self._pipeline.final_commit()
+        if commit is None:
+            return True
+        begun = self._loop.time()
+        try:
+            done = await asyncio.wait_for(self.source.commit(commit.offsets), timeout_s)
+        except TimeoutError:
+            log.error("final_commit_timed_out", partitions=len(commit.offsets))
+            return False
+        self._recorder.committed(commit.offsets, self._loop.time() - begun, done=done)
+        if done:
+            self._pipeline.final_committed(commit)
+        return done
+
+    async def drain(self, timeout_s: float) -> int:
+        """Finish what is in flight and commit it; returns how many records stay uncommitted."""
+        self.draining = True
+        deadline = self._loop.time() + timeout_s
+        self._pipeline.drain_requested(self._loop.time())
+        self._pump()
+        await self._settled(max(0.0, timeout_s - FINAL_COMMIT_TIMEOUT_S))
+        await self._final_commit(max(1.0, min(FINAL_COMMIT_TIMEOUT_S, deadline - self._loop.time())))
+        return self._pipeline.uncommitted_records
+
+    def oldest_in_flight_s(self) -> float:
+        """Age of the oldest record that is received and not settled; 0 without any."""
+        since = self._pipeline.oldest_received_at()
+        return 0.0 if since is None else max(0.0, self._loop.time() - since)
+
+    async def close(self) -> None:
+        """Stop the timer, the engine, the sink, and the source, which leaves the group."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self.engine.stop()
+        for task in list(self._commits):
+            task.cancel()
+        for part in (self.source, self.sink):
+            try:
+                await asyncio.wait_for(part.stop(), FINAL_COMMIT_TIMEOUT_S)
+            except TimeoutError:
+                log.warning("client_not_closed", client=type(part).__name__)
+        if not self.failed.done():
+            self.failed.cancel()
+        elif not self.failed.cancelled():
+            self.failed.exception()

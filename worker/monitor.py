@@ -1,0 +1,241 @@
+"""Judges progress: liveness, readiness, status, and the gauges and log line of every interval.
+
+Liveness means progress and never depends on whether Kafka answers: an outage must not become a restart storm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+
+from worker import __version__
+from worker.core.lifecycle import Lifecycle, State
+from worker.core.pipeline import Pipeline
+from worker.core.records import TopicPartition
+from worker.driver import Driver
+from worker.recorder import Recorder
+from worker.settings import Settings
+from worker.telemetry import M, Metrics
+
+log = structlog.get_logger("headrace.monitor")
+
+BEAT_S = 0.25
+LOOP_LIMIT_S = 10.0
+ENGINE_LIMIT_S = 60.0
+POLL_LIMIT_S = 90.0
+REACH_INTERVAL_S = 2.0
+REACH_LIMIT_S = 7.0
+REPORT_INTERVAL_S = 10.0
+
+
+class Monitor:
+    """The worker's own watch; its answers are plain reads, safe from the probes' threads."""
+
+    def __init__(self, settings: Settings, metrics: Metrics, lifecycle: Lifecycle) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._lifecycle = lifecycle
+        self._parts: tuple[Pipeline, Driver, Recorder] | None = None
+        self._model: dict[str, object] = {}
+        self._beat_at = time.monotonic()
+        self._reached_at = time.monotonic()
+        self._held: tuple[str, ...] = ()
+        self._status: dict[str, Any] = {}
+        self._started_at = time.time()
+
+    def watch(self, pipeline: Pipeline, driver: Driver, recorder: Recorder, model: Mapping[str, object]) -> None:
+        """Begin to watch a running pipeline."""
+        self._parts = (pipeline, driver, recorder)
+        self._model = dict(model)
+        self._reached_at = time.monotonic()
+
+    # ---- answers (any thread) ----------------------------------------------------------------------------
+
+    def live(self) -> tuple[bool, str]:
+        """Whether the loop turns, the engine returns and the poll loop polls."""
+        beat_age = time.monotonic() - self._beat_at
+        if beat_age > LOOP_LIMIT_S:
+            return False, f"the event loop has not turned for {beat_age:.0f} s"
+        if self._parts is not None:
+            _, driver, _ = self._parts
+            busy_s = driver.engine.busy_s()
+            if busy_s > ENGINE_LIMIT_S:
+                return False, f"a model call has run for {busy_s:.0f} s"
+            poll_age = self._poll_age(driver)
+            if poll_age > POLL_LIMIT_S and self.reachable and driver.assigned_once:
+                return False, f"the poll loop has not polled for {poll_age:.0f} s although the broker answers"
+        return True, ""
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether the worker takes part in the group with a ready model and a broker that answers."""
+        state = self._lifecycle.state
+        if state is not State.RUNNING:
+            return False, f"the worker is {state}"
+        if not self.reachable:
+            age = time.monotonic() - self._reached_at
+            return False, f"no broker has answered for {age:.0f} s"
+        if self._held:
+            return False, "; ".join(self._held)
+        return True, ""
+
+    def started(self) -> tuple[bool, str]:
+        """Whether the model is loaded, checked and warm."""
+        return self._lifecycle.started, "" if self._lifecycle.started else f"the worker is {self._lifecycle.state}"
+
+    def status(self) -> dict[str, object]:
+        """What the worker does, as of the last beat."""
+        live, ready = self.live(), self.ready()
+        return {
+            "state": str(self._lifecycle.state),
+            "live": {"ok": live[0], "cause": live[1]},
+            "ready": {"ok": ready[0], "cause": ready[1]},
+            "version": __version__,
+            "uptime_s": round(time.time() - self._started_at, 1),
+            "group": self._settings.kafka.group_id,
+            "model": self._model,
+            **self._status,
+        }
+
+    @property
+    def reachable(self) -> bool:
+        """Whether a broker answered lately."""
+        return time.monotonic() - self._reached_at < REACH_LIMIT_S
+
+    @staticmethod
+    def _poll_age(driver: Driver) -> float:
+        """Seconds since a poll returned; the loop's clock is the monotonic one."""
+        return time.monotonic() - driver.polled_at
+
+    # ---- the beat (event loop) ---------------------------------------------------------------------------
+
+    async def beat_forever(self) -> None:
+        """Keep the heartbeat, publish once a second, report once an interval."""
+        published_at = reported_at = time.monotonic()
+        before = self._counts()
+        while True:
+            planned = time.monotonic() + BEAT_S
+            await asyncio.sleep(BEAT_S)
+            now = time.monotonic()
+            self._beat_at = now
+            self._metrics.observe(M.EVENT_LOOP_LAG, max(0.0, now - planned))
+            if now - published_at >= 1.0 and self._parts is not None:
+                published_at = now
+                self._publish(*self._parts)
+            if now - reported_at >= REPORT_INTERVAL_S and self._parts is not None:
+                after = self._counts()
+                self._report(before, after, now - reported_at)
+                before, reported_at = after, now
+
+    async def reach_forever(self) -> None:
+        """Ask the cluster for metadata now and then: the only honest sign that a broker answers."""
+        was_reachable = True
+        while True:
+            await asyncio.sleep(REACH_INTERVAL_S)
+            if self._parts is None:
+                continue
+            client = self._parts[1].sink.producer.client
+            try:
+                updated = await asyncio.wait_for(client.force_metadata_update(), REACH_INTERVAL_S)
+            except TimeoutError:
+                updated = False
+            if updated:
+                self._reached_at = time.monotonic()
+                self._hold(client.cluster.partitions_for_topic(self._settings.kafka.output_topic))
+            if self.reachable != was_reachable:
+                was_reachable = self.reachable
+                log.log(20 if was_reachable else 40, "broker_answers" if was_reachable else "broker_silent")
+
+    def _hold(self, output_partitions: set[int] | None) -> None:
+        """Under ``source`` partitioning: hold input partitions that have no output partition, and say so."""
+        if self._parts is None or not output_partitions or self._settings.output.partitioning != "source":
+            return
+        driver = self._parts[1]
+        driver.output_grew(len(output_partitions))
+        held = sorted(driver.source.held())
+        reasons: tuple[str, ...] = ()
+        if held:
+            names = ", ".join(f"{tp.topic}/{tp.partition}" for tp in held)
+            output = self._settings.kafka.output_topic
+            reasons = (f"{names} held: {output} has only {len(output_partitions)} partitions",)
+        if reasons != self._held:
+            self._held = reasons
+            log.log(40 if held else 20, "partitions_held" if held else "partitions_released", held=len(held))
+
+    def _publish(self, pipeline: Pipeline, driver: Driver, recorder: Recorder) -> None:
+        """Gauges and the status snapshot."""
+        metrics = self._metrics
+        in_flight = pipeline.in_flight()
+        if not in_flight:
+            recorder.last_progress_s = time.time()
+        metrics.gauge(M.INFLIGHT_RECORDS, in_flight)
+        metrics.gauge(M.INFLIGHT_BYTES, pipeline.in_flight_bytes)
+        metrics.gauge(M.INFLIGHT_BATCHES, pipeline.running_batches)
+        metrics.gauge(M.QUEUE_RECORDS, pipeline.queued_records)
+        metrics.gauge(M.LAST_PROGRESS, recorder.last_progress_s)
+        metrics.gauge(M.OLDEST_IN_FLIGHT, driver.oldest_in_flight_s())
+        offsets = pipeline.next_offsets()
+        lag = driver.source.lag(offsets)
+        partitions: dict[str, dict[str, int]] = {}
+        assigned: dict[str, int] = dict.fromkeys(self._settings.kafka.input_topics, 0)
+        for tp, next_offset in offsets.items():
+            assigned[tp.topic] = assigned.get(tp.topic, 0) + 1
+            self._publish_partition(tp, next_offset, lag.get(tp, 0))
+            partitions[f"{tp.topic}/{tp.partition}"] = {"next_offset": next_offset, "lag": lag.get(tp, 0)}
+        for topic, count in assigned.items():
+            metrics.gauge(M.CONSUMER_ASSIGNED_PARTITIONS, count, topic=topic)
+        self._count_tally(pipeline, driver)
+        sizes = metrics.snapshot(M.BATCH_SIZE)
+        self._status = {
+            "partitions": partitions,
+            "lag": sum(lag.values()),
+            "in_flight": {"records": in_flight, "bytes": pipeline.in_flight_bytes},
+            "uncommitted": pipeline.uncommitted_records,
+            "rebalances": recorder.rebalances,
+            "batches": {"count": sizes.count, "mean_size": round(sizes.mean, 1) if sizes.count else 0.0},
+        }
+
+    def _publish_partition(self, tp: TopicPartition, next_offset: int, lag: int) -> None:
+        """The gauges of one partition."""
+        where = {"topic": tp.topic, "partition": tp.partition}
+        self._metrics.gauge(M.CONSUMER_LAG_RECORDS, lag, **where)
+        if next_offset >= 0:
+            self._metrics.gauge(M.OFFSET_COMMITTABLE, next_offset, **where)
+
+    def _count_tally(self, pipeline: Pipeline, driver: Driver) -> None:
+        """The pipeline's own counts, as counters."""
+        tally, metrics = pipeline.tally, self._metrics
+        for metric, total, labels in (
+            (M.RECORDS_SKIPPED, tally.skipped, {"reason": "tombstone"}),
+            (M.STALE_RECORDS, tally.stale_rows, {}),
+            (M.PRODUCER_REBUILDS, driver.sink.rebuilds, {}),
+        ):
+            metrics.count(metric, total - metrics.value(metric, **labels), **labels)
+
+    def _counts(self) -> tuple[float, float, int]:
+        """Totals that the report shows the growth of: consumed, dead-lettered, batches."""
+        metrics = self._metrics
+        consumed = sum(metrics.series(M.RECORDS_CONSUMED).values())
+        dead = sum(metrics.series(M.RECORDS_DEAD_LETTERED).values())
+        return consumed, dead, metrics.snapshot(M.BATCH_SIZE).count
+
+    def _report(self, before: tuple[float, float, int], after: tuple[float, float, int], took_s: float) -> None:
+        """One wide line per interval; silent while nothing happens."""
+        consumed, dead, batches = (new - old for new, old in zip(after, before, strict=True))
+        if not consumed and not self._status.get("lag"):
+            return
+        latency = self._metrics.snapshot(M.END_TO_END_LATENCY)
+        log.info(
+            "progress",
+            records=int(consumed),
+            per_second=round(consumed / took_s),
+            dead_lettered=int(dead),
+            batches=batches,
+            mean_batch=round(consumed / batches, 1) if batches else 0.0,
+            p50_ms=round(latency.quantile(0.5) * 1000, 1) if latency.count else None,
+            p99_ms=round(latency.quantile(0.99) * 1000, 1) if latency.count else None,
+            **{name: self._status.get(name) for name in ("lag", "in_flight", "uncommitted")},
+        )
