@@ -203,8 +203,8 @@ class BatchingSection(Section):
         ),
         min_length=1,
         json_schema_extra={"x-default": "[1, 8, 32, 128, 512], cut or continued to end at max_batch_size"},
-        description="Batch sizes that the model is warmed up for; a batch is padded to the next one. More buckets"
-        " pad less and start slower.",
+        description="Batch sizes that the model is warmed up for; on a GPU a batch is padded to the next one. More"
+        " buckets pad less and start slower.",
     )
 
 

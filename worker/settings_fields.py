@@ -75,7 +75,9 @@ def describe_type(schema: Mapping[str, Any]) -> str:
     if "const" in schema:
         return str(schema["const"])
     if schema["type"] == "array":
-        return f"a list of {describe_type(schema['items'])}" + (", at least one" if schema.get("minItems") else "")
+        item = describe_type(schema["items"])
+        form = "a list of text" if item == "text" else f"a list, each {item}"
+        return form + (", at least one" if schema.get("minItems") else "")
     if schema["type"] == "string":
         return {"path": "a path", "password": "a secret text"}.get(schema.get("format", ""), "text")
     return ("a whole number" if schema["type"] == "integer" else "a number") + _describe_bounds(schema)

@@ -33,12 +33,7 @@ def load_schema(path: Path) -> ObjectSpec:
     try:
         return compile_schema(document)
     except SchemaError as error:
-        raise located(error, path) from error
-
-
-def located(error: SchemaError, path: Path) -> ConfigError:
-    """Return the error of a schema, or of what is asked of it, with the schema's file in each problem without one."""
-    return ConfigError(*(problem if problem.file else replace(problem, file=str(path)) for problem in error.problems))
+        raise ConfigError(*(replace(problem, file=str(path)) for problem in error.problems)) from error
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -119,28 +119,12 @@ def _open_model(bundle: Bundle, settings: Settings) -> OnnxModel:
 
 
 def _build_codec(schema: ObjectSpec, bundle: Bundle, model: OnnxModel | None, loaded: Loaded) -> Decoder:
-    """Build decoder and encoder as ``run`` does; what does not fit is placed in the file where it was written."""
-    from worker.adapters.schema_file import located
-    from worker.core.decoder import Decoder
-    from worker.core.output import OutputEncoder
-    from worker.core.schema import SchemaError
+    from worker.codec import build_codec, with_lines
 
-    settings = loaded.settings
     try:
-        full = settings.event.validate_ == "full"
-        decoder = Decoder(schema, bundle.inputs, settings.event.id_field, settings.output.include, full=full)
-        OutputEncoder(decoder, bundle.outputs if model is None else model.outputs, bundle.decision, bundle.label)
-    except SchemaError as error:
-        problems = [_place(problem, loaded) for problem in located(error, settings.event.schema_path).problems]
-        raise ConfigError(*problems) from error
-    return decoder
-
-
-def _place(problem: Problem, loaded: Loaded) -> Problem:
-    """Return the problem with the line of the configuration where its key is one of the configuration."""
-    section, _, rest = problem.key.partition(".")
-    origin = loaded.origins.get((section, rest.partition("[")[0]))
-    return problem if origin is None else replace(problem, file=origin.file, line=origin.line)
+        return build_codec(loaded.settings, schema, bundle, bundle.outputs if model is None else model.outputs)[0]
+    except ConfigError as error:
+        raise with_lines(error, loaded.origins) from error
 
 
 def _check_online(settings: Settings) -> None:

@@ -109,7 +109,9 @@ def _default(entry: FieldEntry) -> str:
     if "x-default" in entry.schema:
         return f"`{entry.schema['x-default']}`"
     default = entry.schema["default"]
-    return f"`{_plain(default) if isinstance(default, (list, str)) else json.dumps(default)}`"
+    if isinstance(default, (list, str)):
+        return f"`{_plain(default)}`"
+    return f"`{default:g}`" if isinstance(default, float) else f"`{json.dumps(default)}`"
 
 
 if __name__ == "__main__":

@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 
 from worker.commands.options import DEFAULT_CONFIG, ConfigOption
+from worker.errors import ConfigError
 
 
 def run(config: ConfigOption = DEFAULT_CONFIG) -> int:
     """Score events until SIGTERM or SIGINT, then drain."""
     import asyncio
 
-    from worker.config_file import load
+    from worker.config_file import load_with_origins
 
-    settings = load(config, os.environ)
+    loaded = load_with_origins(config, os.environ)
     from worker.app import run as run_worker
+    from worker.codec import with_lines
 
-    return asyncio.run(run_worker(settings))
+    try:
+        return asyncio.run(run_worker(loaded.settings))
+    except ConfigError as error:
+        raise with_lines(error, loaded.origins) from error
