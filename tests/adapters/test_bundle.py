@@ -302,7 +302,7 @@ def _with_external_data(folder: Path, location: str) -> bytes:
     tensor.data_location = onnx.TensorProto.EXTERNAL
     entry = tensor.external_data.add()
     entry.key, entry.value = "location", location
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())
 
 
 def test_external_data_must_be_named(tmp_path: Path) -> None:
