@@ -1,0 +1,1 @@
+"""The test suites, and the servers and models that they need."""

@@ -1,0 +1,52 @@
+"""Child processes, free ports and bounded waiting."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+LEASH = Path(__file__).resolve().parent / "leash.py"
+POLL_INTERVAL_S = 0.05
+
+
+def free_ports(count: int) -> list[int]:
+    """Loopback ports that nobody listens on now, all different."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+
+
+def spawn(
+    command: Sequence[str | Path], *, log: Path, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a process on a leash; stdout and stderr are appended to ``log``."""
+    with log.open("ab") as sink:
+        return subprocess.Popen(
+            [sys.executable, "-I", str(LEASH), *(str(part) for part in command)],
+            cwd=cwd,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def wait_until(condition: Callable[[], bool], *, timeout_s: float, what: Callable[[], str]) -> None:
+    """Poll ``condition`` until it holds; after ``timeout_s`` raise TimeoutError with the text of ``what``."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"after {timeout_s:g} s: {what()}")
+        time.sleep(POLL_INTERVAL_S)
+
+
+def tail(path: Path, size_bytes: int = 4000) -> str:
+    """The end of a log file, for a message about a failure."""
+    return path.read_bytes()[-size_bytes:].decode(errors="replace") if path.exists() else ""
