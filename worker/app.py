@@ -22,7 +22,8 @@ from worker.adapters.bundle import Bundle, load_bundle
 from worker.adapters.kafka_topics import TopicFacts, connect, describe, missing_topics, too_few_partitions
 from worker.adapters.onnx_model import OnnxModel
 from worker.adapters.probes import ProbeServer
-from worker.adapters.schema_file import load_schema, located
+from worker.adapters.schema_file import load_schema
+from worker.codec import build_codec
 from worker.core.batching import BatchLimits
 from worker.core.decoder import Decoder
 from worker.core.flow import FlowLimits
@@ -30,7 +31,6 @@ from worker.core.lifecycle import Lifecycle, State
 from worker.core.outgoing import Dispatcher, Routing
 from worker.core.output import OutputEncoder
 from worker.core.pipeline import Pipeline, Policy
-from worker.core.specs import SchemaError
 from worker.driver import Driver
 from worker.errors import BrokerError, Problem
 from worker.monitor import Monitor
@@ -65,12 +65,7 @@ def load_scorer(settings: Settings) -> Scorer:
     model = OnnxModel.load(
         bundle, wanted.providers, wanted.require_provider, wanted.intra_op_threads, settings.batching.buckets
     )
-    try:
-        full = settings.event.validate_ == "full"
-        decoder = Decoder(schema, bundle.inputs, settings.event.id_field, settings.output.include, full=full)
-        encoder = OutputEncoder(decoder, model.outputs, bundle.decision, bundle.label)
-    except SchemaError as error:
-        raise located(error, settings.event.schema_path) from error
+    decoder, encoder = build_codec(settings, schema, bundle, model.outputs)
     model.check_golden(decoder)
     model.warm_up()
     return Scorer(bundle, model, decoder, encoder)
