@@ -40,7 +40,10 @@ def with_lines(error: ConfigError, origins: Mapping[tuple[str, str], Located]) -
     for problem in error.problems:
         section, _, key = problem.key.partition(".")
         origin = None if problem.file else origins.get((section, key))
-        problems.append(problem if origin is None else replace(problem, file=origin.file, line=origin.line))
+        if origin is not None:
+            name = problem.key if origin.line else origin.name
+            problem = replace(problem, file=origin.file, line=origin.line, key=name)
+        problems.append(problem)
     return ConfigError(*problems)
 
 

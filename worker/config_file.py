@@ -185,17 +185,18 @@ class _Loading:
     def _report_invalid(self, entry: FieldEntry, details: ErrorDetails) -> None:
         path = (entry.section, entry.key)
         located = self.values.get(path)
-        derived = details["type"] == "default_factory_not_called"
-        if derived or (details["type"] == "missing" and path in self.faulty):
+        kind = details["type"]
+        # A default that was not computed, a typo reported already, and a list that lacks only its refused items.
+        if kind == "default_factory_not_called" or (kind in {"missing", "too_short"} and path in self.faulty):
             return
         self.faulty.add(path)
-        if details["type"] == "missing":
+        if kind == "missing":
             message, code = f"{entry.dotted} is required and not set", "missing_key"
             remedy = f"add {_assignment(entry, None, entry.example)} below {entry.section}:"
-        elif details["type"] == "refused":
+        elif kind == "refused":
             message, remedy, code = f"{entry.dotted}: {details['ctx']['message']}", details["ctx"]["remedy"], "refused"
         else:
-            code = "wrong_type" if details["type"].endswith(("_type", "_of")) else "bad_value"
+            code = "wrong_type" if kind.endswith(("_type", "_of")) else "bad_value"
             found = "an unusable value" if entry.secret else _describe(details["input"])
             if len(details["loc"]) > 1:
                 message = (
