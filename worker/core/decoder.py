@@ -35,13 +35,7 @@ class Decoder:
     """
 
     def __init__(
-        self,
-        schema: ObjectSpec,
-        inputs: tuple[TensorSpec, ...],
-        id_field: str,
-        include: tuple[str, ...],
-        *,
-        full: bool,
+        self, schema: ObjectSpec, inputs: tuple[TensorSpec, ...], id_field: str, include: tuple[str, ...], *, full: bool
     ) -> None:
         binder = Binder(schema)
         bound = tuple((tensor, binder.columns(tensor)) for tensor in inputs)
@@ -77,6 +71,10 @@ class Decoder:
         if not balked:
             return Decoded(tuple(tensors), list(rows), {})
         return self._with_verdicts(values, rows, positions, tensors, sorted(set(balked)))
+
+    def explain(self, value: bytes | None) -> Accepted | Refusal:
+        """The verdict on one record, read alone and field by field; ``decode`` always agrees with it."""
+        return explain(value, self._root, self._packers)
 
     def _decode_quickly(self, values: Sequence[bytes | None]) -> tuple[list[object], list[int], list[int]]:
         """Decoded rows, the position of each, and the positions of values that need a closer look."""
@@ -114,7 +112,7 @@ class Decoder:
             every[position] = row
         refusals: dict[int, Refusal] = {}
         for position in balked:
-            verdict = explain(values[position], self._root, self._packers)
+            verdict = self.explain(values[position])
             if isinstance(verdict, Accepted):
                 every[position] = verdict.row
                 for tensor, vector in zip(tensors, verdict.vectors, strict=True):

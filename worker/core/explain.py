@@ -15,7 +15,7 @@ from msgspec import Raw
 
 from worker.core.plan import Node
 from worker.core.records import Refusal
-from worker.core.specs import ArraySpec, Fault, NumberSpec, ObjectSpec, Spec, node_fault
+from worker.core.specs import Fault, NumberSpec, ObjectSpec, Spec, node_fault
 from worker.core.tensors import RowFault, TensorPacker
 from worker.core.texts import Unusable, number_from
 

@@ -54,8 +54,7 @@ class OutputEncoder:
             columns.append((outputs[self._decision.output] >= self._decision.threshold).tolist())
         scored, encode = self._scored, self._encode
         return [
-            encode(scored(*fields, *values))
-            for fields, *values in zip(self._event_fields(rows), *columns, strict=True)
+            encode(scored(*fields, *values)) for fields, *values in zip(self._event_fields(rows), *columns, strict=True)
         ]
 
     def _event_fields(self, rows: Sequence[object]) -> list[tuple[object, ...]]:

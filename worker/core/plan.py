@@ -15,16 +15,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import UNSET, Meta, Raw
 
-from worker.core.specs import (
-    ArraySpec,
-    BooleanSpec,
-    Fault,
-    NumberSpec,
-    ObjectSpec,
-    Spec,
-    StringSpec,
-    node_fault,
-)
+from worker.core.specs import ArraySpec, BooleanSpec, Fault, NumberSpec, ObjectSpec, Spec, StringSpec, node_fault
 from worker.errors import Problem
 
 # Integers below this are exact as 64-bit floats, so that a vectorised comparison with such a bound is exact too.
@@ -204,7 +195,7 @@ def _number_type(node: Node, spec: NumberSpec) -> Any:
     if spec.integer and spec.allowed and all(abs(value) < _INT64 for value in spec.allowed if isinstance(value, int)):
         return Literal[spec.allowed]
     exact = all(abs(bound) < EXACT for bound in bounds)
-    node.loose = spec.allowed is not None or bool(bounds) and not (node.fed and exact)
+    node.loose = spec.allowed is not None or (bool(bounds) and not (node.fed and exact))
     if spec.integer:
         return int
     return float | int if node.whole else float

@@ -199,12 +199,7 @@ class _Compiler:
         return replace(spec, pointer=pointer, nullable=nullable, problems=tuple(problems))
 
     def _typed(
-        self,
-        kind: str,
-        schema: Mapping[str, object],
-        pointer: str,
-        refs: tuple[str, ...],
-        problems: list[Problem],
+        self, kind: str, schema: Mapping[str, object], pointer: str, refs: tuple[str, ...], problems: list[Problem]
     ) -> Spec:
         self._check_order(schema, pointer)
         if kind in ("integer", "number"):
@@ -312,7 +307,7 @@ def _kind(schema: Mapping[str, object], pointer: str) -> tuple[str, bool, Proble
         found = sorted(_CONSTRAINTS & schema.keys())
         if not found:
             return "any", True, None
-        return "any", True, _unenforceable(pointer, found[0], f"{found[0]} without type", 'add "type"')
+        return ("any", True, _unenforceable(pointer, found[0], f"{found[0]} without type", 'add "type"'))
     else:
         names = set(declared if isinstance(declared, list) else [str(declared)])
     nullable = "null" in names
@@ -320,11 +315,15 @@ def _kind(schema: Mapping[str, object], pointer: str) -> tuple[str, bool, Proble
     if names == {"integer", "number"}:
         names = {"number"}
     if len(names) != 1 or not names <= _BY_KIND.keys():
-        return "any", True, _unenforceable(pointer, "type", "more or fewer than one type beside null", "name one type")
+        return (
+            "any",
+            True,
+            _unenforceable(pointer, "type", "more or fewer than one type beside null", "name one type"),
+        )
     kind = names.pop()
     if listed is not None and kind in ("array", "object"):
         keyword = "enum" if "enum" in schema else "const"
-        return kind, nullable, _unenforceable(pointer, keyword, f"{keyword} of {kind}s", "list scalar values")
+        return (kind, nullable, _unenforceable(pointer, keyword, f"{keyword} of {kind}s", "list scalar values"))
     return kind, nullable, None
 
 

@@ -61,11 +61,20 @@ class TensorPacker:
         self.dtype: np.dtype[Any] = np.dtype(object) if self._is_text else np.dtype(spec.dtype)
         self._is_float = self.dtype.kind == "f"
         code = "d" if self._is_float else "Q" if self.dtype == np.uint64 else "q"
-        self._buffer = np.dtype("<f4" if spec.encoding == "base64" else {"d": "<f8", "Q": "<u8", "q": "<i8"}[code])
+        self._buffer = self._buffer_type(code)
         self._pack = struct.Struct(f"<{spec.width}{code}").pack
-        self._fills = [_fill(column, is_float=self._is_float) for column in columns]
+        scalars = spec.encoding is None and not any(column.shape for column in columns)
+        self._never_absent = scalars and not any(column.path.optional for column in columns)
+        # What stands for an absent or null scalar; None makes packing balk.
+        self._fills = [_fill(column, is_float=self._is_float) for column in columns] if scalars else None
         self._low, self._high = self._bounds()
         self._flat = self._flat_getter()
+
+    def _buffer_type(self, code: str) -> np.dtype[Any]:
+        """The type in which values are packed and compared, wider than the tensor's own."""
+        if self._is_text:
+            return self.dtype
+        return np.dtype("<f4" if self.spec.encoding == "base64" else {"d": "<f8", "Q": "<u8", "q": "<i8"}[code])
 
     def bulk(self, rows: Sequence[object]) -> tuple[np.ndarray, list[int]]:
         """Tensor ``dtype[len(rows), *shape]`` and the positions it balks at, whose content has no meaning."""
@@ -87,15 +96,14 @@ class TensorPacker:
     def vector(self, row: object) -> np.ndarray:
         """``dtype[*shape]`` of one row that satisfies the schema. Raises ``RowFault``."""
         values: Values = []
-        for column, fill in zip(self.columns, self._fills, strict=True):
+        for column in self.columns:
             try:
-                values += self._values(column, fill, column.path.value(row))
+                values += self._values(column, column.path.value(row))
             except Unusable as error:
                 raise RowFault(error.reason, f"field {column.path.text} {error.text}") from None
-        vector = np.empty(self.spec.width, self.dtype)
+        # By way of the buffer's type, as in bulk, so that both round alike.
         with np.errstate(over="ignore"):
-            vector[:] = values
-        return vector.reshape(self.spec.shape)
+            return np.array(values, self._buffer).astype(self.dtype).reshape(self.spec.shape)
 
     def zeros(self, count: int) -> np.ndarray:
         """Tensor of ``count`` empty rows."""
@@ -103,59 +111,65 @@ class TensorPacker:
 
     def _chunks(self, rows: Sequence[object]) -> tuple[list[bytes], list[int]]:
         pack, flat = self._pack, self._flat
-        if self.spec.encoding != "base64":
-            try:
-                return [pack(*flat(row)) for row in rows], []
-            except _BALKS:
-                pass  # Some row needs a closer look; which one is found below.
+        try:
+            if self.spec.encoding == "base64":
+                return [self._raw(flat(row)) for row in rows], []
+            return [pack(*flat(row)) for row in rows], []
+        except _BALKS:
+            return self._chunks_one_by_one(rows)
+
+    def _chunks_one_by_one(self, rows: Sequence[object]) -> tuple[list[bytes], list[int]]:
         chunks: list[bytes] = []
         balked: list[int] = []
         empty = bytes(self.spec.width * self._buffer.itemsize)
         for position, row in enumerate(rows):
             try:
                 chunks.append(self._chunk(row))
-            except (*_BALKS, RowFault):
+            except _BALKS:
                 chunks.append(empty)
                 balked.append(position)
         return chunks, balked
 
     def _chunk(self, row: object) -> bytes:
         if self.spec.encoding == "base64":
-            text = self.columns[0].path.value(row)
-            raw = bytes_from_base64(text) if isinstance(text, str) else b""
-            if len(raw) == self.spec.width * 4:
-                return raw
-            raise Unusable("wrong_length", "")
-        try:
+            return self._raw(self._flat(row))
+        if self._fills is None:
             return self._pack(*self._flat(row))
-        except _BALKS:
-            values: Values = []
-            for column, fill in zip(self.columns, self._fills, strict=True):
-                values += self._values(column, fill, column.path.value(row))
-            return self._pack(*values)
+        try:
+            values = self._flat(row)
+        except AttributeError:
+            # A parent is absent or null.
+            values = [column.path.value(row) for column in self.columns]
+        pairs = zip(values, self._fills, strict=True)
+        return self._pack(*[fill if value is None or value is UNSET else value for value, fill in pairs])
+
+    def _raw(self, text: Any) -> bytes:
+        raw = bytes_from_base64(text)
+        if len(raw) != self.spec.width * 4:
+            raise Unusable("wrong_length", f"holds {len(raw)} bytes, {self.spec.width * 4} are needed")
+        return raw
 
     def _bulk_text(self, rows: Sequence[object]) -> tuple[np.ndarray, list[int]]:
         tensor = self.zeros(len(rows)).reshape(len(rows), self.spec.width)
+        if self._never_absent and rows:
+            tensor[:] = [self._flat(row) for row in rows]
+            return tensor.reshape(len(rows), *self.spec.shape), []
         balked: list[int] = []
         for position, row in enumerate(rows):
             try:
-                values: Values = []
-                for column, fill in zip(self.columns, self._fills, strict=True):
-                    values += self._values(column, fill, column.path.value(row))
-                tensor[position] = values
-            except Unusable:
+                tensor[position] = self.vector(row).ravel()
+            except RowFault:
                 balked.append(position)
         return tensor.reshape(len(rows), *self.spec.shape), balked
 
-    def _values(self, column: Column, fill: Values | None, value: object) -> Values:
+    def _values(self, column: Column, value: object) -> Values:
         """Checked numbers (or texts) that one field puts into its slots. Raises ``Unusable``."""
         if value is None or value is UNSET:
-            default = column.path.node.spec.default
-            if default is UNSET or default is None:
-                if fill is None:
-                    raise Unusable("missing_field", "is absent or null and has no default")
-                return fill
-            value = default
+            value = column.path.node.spec.default
+        if value is None or value is UNSET:
+            if not self._is_float:
+                raise Unusable("missing_field", "is absent or null and has no default")
+            return [NAN] * column.size
         values = self._decoded(column, value)
         if self._is_text:
             return values
@@ -179,10 +193,7 @@ class TensorPacker:
             case "csv":
                 values = numbers_from_csv(value, integer=not self._is_float)
             case "base64":
-                raw = bytes_from_base64(value)
-                if len(raw) % 4:
-                    raise Unusable("wrong_length", f"holds {len(raw)} bytes, which is no whole number of float32")
-                values = np.frombuffer(raw, "<f4").tolist()
+                values = np.frombuffer(self._raw(value), "<f4").tolist()
                 if not all(map(math.isfinite, values)):
                     raise Unusable("not_finite", "holds NaN or infinity")
             case "epoch_s":
@@ -211,6 +222,8 @@ class TensorPacker:
         """A function from a row to the flat values of all slots; it may raise any of ``_BALKS``."""
         column = self.columns[0]
         getter: Callable[[Any], Any] = attrgetter(*(".".join(column.path.attributes) for column in self.columns))
+        if self.spec.encoding == "base64":
+            return getter
         if self.spec.encoding == "csv":
             integer = not self._is_float
             return lambda row: numbers_from_csv(getter(row), integer=integer)
@@ -283,6 +296,8 @@ def _narrowed(spec: NumberSpec, low: float, high: float, *, is_float: bool) -> t
     return (max(least), min(most)) if max(least) <= min(most) else (1, 0)
 
 
-def _fill(column: Column, *, is_float: bool) -> Values | None:
-    """Slots of an absent field without default: NaN where the tensor has it."""
-    return [NAN] * column.size if is_float else None
+def _fill(column: Column, *, is_float: bool) -> object:
+    default = column.path.node.spec.default
+    if default is not UNSET and default is not None:
+        return default
+    return NAN if is_float else None
