@@ -152,8 +152,9 @@ class Driver:
 
     def _delivered(self, parcel: Parcel, refused: Mapping[int, Refusal]) -> None:
         """The sink's verdict on a parcel."""
-        self._pipeline.parcel_delivered(parcel, refused, self._loop.time())
-        self._recorder.delivered(parcel, len(refused))
+        now = self._loop.time()
+        self._pipeline.parcel_delivered(parcel, refused, now)
+        self._recorder.delivered(parcel, len(refused), now - parcel.sent_at)
         self._pump()
 
     def fail(self, error: BaseException) -> None:
@@ -170,6 +171,9 @@ class Driver:
                 case RunBatch(batch):
                     self.engine.submit(batch)
                 case Produce(parcels):
+                    now = self._loop.time()
+                    for parcel in parcels:
+                        parcel.sent_at = now
                     self.sink.send(parcels)
                 case CommitOffsets(commit):
                     task = asyncio.create_task(self._commit(commit), name="commit")

@@ -86,9 +86,10 @@ class Recorder:
         metrics.count(M.INFERENCE_EXECUTIONS, provider=self._model.provider, **labels)
         metrics.count(M.INFERENCE_RECORDS, batch.size, provider=self._model.provider, **labels)
 
-    def delivered(self, parcel: Parcel, refused: int) -> None:
-        """The brokers' verdict on a parcel."""
+    def delivered(self, parcel: Parcel, refused: int, took_s: float) -> None:
+        """The brokers' verdict on a parcel, ``took_s`` after it was handed to the sink."""
         metrics = self._metrics
+        metrics.observe(M.STAGE_DURATION, took_s, stage="produce")
         self.last_progress_s = now_s = time.time()
         if parcel.dead_letter is not None:
             topic = parcel.origin[0].span.tp.topic

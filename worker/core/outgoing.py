@@ -12,6 +12,9 @@ from worker.core.records import Header, Parcel, Refusal, Slice, TopicPartition
 RECORD_OVERHEAD_BYTES = 96
 """Room for what a record costs beside key, value and headers: batch header, lengths, offset and time deltas."""
 
+SOURCE_HEADER_BYTES = 320
+"""The ``headrace-source`` header at its longest: a topic name of 249 letters, two numbers, the header's own name."""
+
 TRACE_HEADERS = ("traceparent", "tracestate")
 
 
@@ -43,17 +46,21 @@ class Dispatcher:
         self._key_partition = key_partition
         self._passed = frozenset((*routing.passed_headers, *TRACE_HEADERS))
         self._model: Header = ("headrace-model", routing.model_digest.encode())
+        self._fixed_bytes = RECORD_OVERHEAD_BYTES + _weight(self._model) + SOURCE_HEADER_BYTES
 
     def oversize(self, rows: Slice, values: Sequence[bytes]) -> dict[int, Refusal]:
         """Refusals of the scored values that exceed what the output topic takes, by row of the slice."""
-        limit = self._routing.output_max_bytes - RECORD_OVERHEAD_BYTES
-        keys, headers = rows.span.keys, rows.span.headers
+        limit, span = self._routing.output_max_bytes, rows.span
+        keys, headers = span.keys[rows.start : rows.stop], span.headers[rows.start : rows.stop]
+        longest = max(map(len, values)) + max(len(key) if key else 0 for key in keys)
+        if not any(headers) and longest + self._fixed_bytes <= limit:
+            return {}
         refusals: dict[int, Refusal] = {}
         for index, value in enumerate(values):
-            at = rows.start + index
-            size = len(value) + len(keys[at] or b"") + sum(_weight(header) for header in headers[at])
+            passed = sum(_weight(header) for header in headers[index] if header[0] in self._passed)
+            size = len(value) + len(keys[index] or b"") + passed + self._fixed_bytes
             if size > limit:
-                error = f"the output record of {size} bytes exceeds the topic's limit of {limit + RECORD_OVERHEAD_BYTES}"
+                error = f"the output record of {size} bytes exceeds the topic's limit of {limit} bytes"
                 refusals[index] = Refusal("produce", "output_oversize", error)
         return refusals
 

@@ -111,6 +111,7 @@ class Parcel:
     timestamps: Sequence[int | None]
     origin: list[Slice]
     dead_letter: Refusal | None = None
+    sent_at: float = 0.0
 
     def __len__(self) -> int:
         return len(self.values)
