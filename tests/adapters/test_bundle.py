@@ -194,7 +194,7 @@ decision: {output: scoer, threshold: high, field: score}
 @pytest.mark.parametrize(
     ("entry", "key", "words"),
     [
-        ({"fields": ["a", "b"]}, "fields", "2 fields cannot fill a row of 3"),
+        ({"fields": ["a", "b", "c", "d"]}, "fields", "4 fields do not fit into a row of 3 (shape [batch, 3])"),
         ({"fields": []}, "fields", "at least one"),
         ({"fields": ["a", "b..c", "d"]}, "fields[1]", "not the name of a field"),
         ({"fields": ["a", 1, "d"]}, "fields[1]", "not the name of a field"),
@@ -224,6 +224,7 @@ def test_inputs_that_cannot_be_fed(tmp_path: Path, entry: dict[str, object], key
     "entry",
     [
         {"fields": ["a"]},
+        {"fields": ["a", "pair"]},
         {"fields": ["a"], "encoding": "csv"},
         {"fields": ["a"], "encoding": "base64"},
         {"fields": ["a"], "encoding": "epoch_s", "shape": ["batch", 1], "dtype": "float64"},
@@ -233,7 +234,7 @@ def test_inputs_that_cannot_be_fed(tmp_path: Path, entry: dict[str, object], key
     ],
 )
 def test_inputs_that_can_be_fed(tmp_path: Path, entry: dict[str, object]) -> None:
-    """One array field, an encoded text, or as many scalars as a row holds."""
+    """An encoded text, as many scalars as a row holds, or fewer fields of which the schema says how long they are."""
     sound: dict[str, object] = {"name": "x", "dtype": "float32", "shape": ["batch", 3], "fields": ["a", "b", "c"]}
 
     bundle = load_bundle(write_bundle(tmp_path, row_sum(), inputs=[sound | entry]))
@@ -293,7 +294,7 @@ def test_golden_file_that_is_no_object(tmp_path: Path, text: str) -> None:
     assert {problem.code for problem in _problems(folder)} == {"golden"}
 
 
-def _with_external_data(folder: Path, location: str) -> bytes:
+def model_with_external_data(folder: Path, location: str) -> bytes:
     """A model whose weights lie in ``location`` beside it."""
     model = onnx.load_from_string(row_sum())
     tensor = model.graph.initializer[0]
@@ -307,7 +308,7 @@ def _with_external_data(folder: Path, location: str) -> bytes:
 
 def test_external_data_must_be_named(tmp_path: Path) -> None:
     """Weights in a file that the manifest does not name are refused, wherever they lie."""
-    folder = write_bundle(tmp_path, _with_external_data(tmp_path, "weights.bin"))
+    folder = write_bundle(tmp_path, model_with_external_data(tmp_path, "weights.bin"))
 
     problem = _problem(folder)
 
@@ -317,7 +318,7 @@ def test_external_data_must_be_named(tmp_path: Path) -> None:
 def test_external_data_named_and_hashed(tmp_path: Path) -> None:
     """External data loads when the manifest states its hash, and only that file will do."""
     named = {"file": "weights.bin", "sha256": hashlib.sha256(np.array([1], np.int64).tobytes()).hexdigest()}
-    folder = write_bundle(tmp_path, _with_external_data(tmp_path, "weights.bin"), external_data=[named])
+    folder = write_bundle(tmp_path, model_with_external_data(tmp_path, "weights.bin"), external_data=[named])
     assert load_bundle(folder).label == "fraud@1.0.0"
 
     (folder / "weights.bin").write_bytes(b"changed!")
@@ -329,7 +330,7 @@ def test_external_data_outside(tmp_path: Path) -> None:
     """A model that reads weights from elsewhere is refused although a file of the bundle is named."""
     folder = tmp_path / "b"
     folder.mkdir()
-    model = _with_external_data(folder, "../secret.bin")
+    model = model_with_external_data(folder, "../secret.bin")
     named = {"file": "weights.bin", "sha256": hashlib.sha256(np.array([1], np.int64).tobytes()).hexdigest()}
 
     assert _problem(write_bundle(folder, model, external_data=[named])).code == "external_data"

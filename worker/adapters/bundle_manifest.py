@@ -124,15 +124,16 @@ class ManifestReader:
 
     def _check_fit(self, spec: TensorSpec, at: KeyPath) -> None:
         """Rules between fields, shape, dtype and encoding that need no event schema."""
-        count = len(spec.fields)
+        count, sizes = len(spec.fields), ("batch", *map(str, spec.shape))
         if spec.encoding is not None:
             if count != 1:
                 message = f"encoding {spec.encoding} reads one field, but {count} are named"
                 self._add((*at, "fields"), message, "Name the one field that holds the text.")
             self._check_encoding(spec, at)
-        elif count not in {1, spec.width}:
-            message = f"{count} fields cannot fill a row of {spec.width} values (shape {list(spec.shape)})"
-            remedy = f"Name {spec.width} scalar fields, or one field that holds an array of {spec.width}."
+        elif count > spec.width:
+            # Fewer may do: whether a field holds an array is for the event schema to say.
+            message = f"{count} fields do not fit into a row of {spec.width} (shape [{', '.join(sizes)}])"
+            remedy = f"Name {spec.width} scalar fields, or fields with arrays that together hold {spec.width}."
             self._add((*at, "fields"), message, remedy)
 
     def _check_encoding(self, spec: TensorSpec, at: KeyPath) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from worker.commands.options import JsonOption
+from worker.commands.report import emit_json, problem_fields
 
 if TYPE_CHECKING:
     from worker.adapters.bundle import Bundle
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Inspect ONNX files and verify model bundles.")
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on the standard output.")]
-
 
 @app.command()
 def inspect(
@@ -26,7 +26,7 @@ def inspect(
     init: Annotated[
         Path | None, typer.Option("--init", metavar="DIR", help="Write a starter bundle and event schema into DIR.")
     ] = None,
-    as_json: Json = False,
+    json_output: JsonOption = False,
 ) -> None:
     """Show inputs, outputs, operator sets, size and operators of an ONNX file, without running it."""
     from worker.adapters.bundle import file_sha256
@@ -40,11 +40,11 @@ def inspect(
         message = f"the model cannot be read: {error.strerror}"
         raise BundleError(Problem(message, "Name an .onnx file.", str(path), code="missing_file")) from error
     notes = write_starter(path, facts, init) if init is not None else []
-    if as_json:
+    if json_output:
         document = {"path": str(path), "size_bytes": size_bytes, "sha256": sha256, **asdict(facts)}
         if init is not None:
             document |= {"bundle": str(init), "notes": notes}
-        typer.echo(json.dumps(document))
+        emit_json(document)
         return
     for line in _facts_lines(path, facts, size_bytes, sha256):
         typer.echo(line)
@@ -62,8 +62,8 @@ def verify(
     provider: Annotated[
         list[str] | None, typer.Option(help="cuda or cpu; may be given twice, tried in order. Default: cuda, cpu.")
     ] = None,
-    as_json: Json = False,
-) -> None:
+    json_output: JsonOption = False,
+) -> int:
     """Run every start-up check on a bundle, and batch invariance; exit 5 if one fails."""
     from worker.adapters.onnx_verify import verify_bundle
     from worker.errors import BundleError
@@ -71,46 +71,41 @@ def verify(
     make_decoder = _decoder_factory(schema) if schema is not None else None
     checks = verify_bundle(bundle, make_decoder, provider or ["cuda", "cpu"])
     failed = any(check.status == "failed" for check in checks)
-    if as_json:
-        typer.echo(json.dumps({"ok": not failed, "checks": [asdict(check) for check in checks]}))
+    if json_output:
+        emit_json({"ok": not failed, "checks": [_check_fields(check) for check in checks]})
     else:
         for line in _check_lines(checks):
             typer.echo(line)
-    if failed:
-        raise typer.Exit(BundleError.exit_code)
+    return BundleError.exit_code if failed else 0
 
 
 def _decoder_factory(path: Path) -> DecoderFactory:
     """A function that fits a bundle to the schema at ``path``; raises ``ConfigError`` where that is no schema."""
+    from worker.adapters.schema_file import load_schema
     from worker.core.decoder import Decoder
-    from worker.core.schema import SchemaError, compile_schema
-    from worker.errors import ConfigError, Problem
 
-    try:
-        document = json.loads(path.read_bytes())
-        spec = compile_schema(document if isinstance(document, dict) else {"type": "null"})
-    except OSError as error:
-        message = f"the event schema cannot be read: {error.strerror}"
-        raise ConfigError(Problem(message, "Name a JSON Schema file.", str(path), code="missing_file")) from error
-    except ValueError as error:
-        message = f"the event schema is not valid JSON: {error}"
-        raise ConfigError(Problem(message, "Correct the file.", str(path), code="invalid_json")) from error
-    except SchemaError as error:
-        raise ConfigError(*error.problems) from error
+    schema = load_schema(path)
 
     def make(bundle: Bundle) -> Decoder:
-        return Decoder(spec, bundle.inputs, _any_id_field(spec, bundle), (), full=False)
+        return Decoder(schema, bundle.inputs, _any_id_field(schema, bundle), (), full=False)
 
     return make
 
 
-def _any_id_field(spec: ObjectSpec, bundle: Bundle) -> str:
+def _any_id_field(schema: ObjectSpec, bundle: Bundle) -> str:
     """A field that can stand for the id, which only the worker's configuration names."""
-    from worker.core.specs import StringSpec
+    from worker.core.specs import NumberSpec, StringSpec
 
-    texts = [name for name, child in spec.properties.items() if isinstance(child, StringSpec)]
-    required = [name for name in texts if name in spec.required]
-    return next(iter(required + texts), bundle.inputs[0].fields[0])
+    for name, child in schema.properties.items():
+        is_id = isinstance(child, StringSpec) or (isinstance(child, NumberSpec) and child.integer)
+        if is_id and name in schema.required and not child.nullable:
+            return name
+    return bundle.inputs[0].fields[0]
+
+
+def _check_fields(check: Check) -> dict[str, object]:
+    problems = [problem_fields(problem) for problem in check.problems]
+    return {"name": check.name, "status": check.status, "detail": check.detail, "problems": problems}
 
 
 def _facts_lines(path: Path, facts: OnnxFile, size_bytes: int, sha256: str) -> list[str]:
