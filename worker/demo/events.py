@@ -74,8 +74,14 @@ def rows(transactions: Transactions, first_number: int = 0) -> Iterator[tuple[ob
         (f"terminal-{number:05d}" for number in terminal.tolist()),
         ("EUR" for _ in range(len(transactions))),
         map(_CHANNELS.__getitem__, (terminal % len(_CHANNELS)).tolist()),
-        map(_ENTRY_MODES.__getitem__, ((customer + terminal) % len(_ENTRY_MODES)).tolist()),
-        map(_MERCHANT_CATEGORIES.__getitem__, (terminal % len(_MERCHANT_CATEGORIES)).tolist()),
+        map(
+            _ENTRY_MODES.__getitem__,
+            ((customer + terminal) % len(_ENTRY_MODES)).tolist(),
+        ),
+        map(
+            _MERCHANT_CATEGORIES.__getitem__,
+            (terminal % len(_MERCHANT_CATEGORIES)).tolist(),
+        ),
         *(column.tolist() for column in feature_columns(transactions).values()),
         strict=True,
     )

@@ -135,7 +135,10 @@ def _spend(
     count = spending.poisson(per_day[:, None], (world.customers, days)).ravel()
     slot = np.repeat(np.arange(count.size), count)
     second = spending.normal(DAY_S / 2, 20_000, slot.size)
-    slot, second = slot[(second > 0) & (second < DAY_S)], second[(second > 0) & (second < DAY_S)]
+    slot, second = (
+        slot[(second > 0) & (second < DAY_S)],
+        second[(second > 0) & (second < DAY_S)],
+    )
     customer, day = np.divmod(slot, days)
     amount = spending.normal(mean_amount[customer], mean_amount[customer] / 2)
     amount = np.where(amount < 0, spending.uniform(0, 2 * mean_amount[customer]), amount)
@@ -171,7 +174,13 @@ def _compromised_terminals(world: World, days: int, fraud: np.random.Generator) 
     return compromised
 
 
-def _stolen_cards(world: World, days: int, customer: Integers, day: Integers, fraud: np.random.Generator) -> Integers:
+def _stolen_cards(
+    world: World,
+    days: int,
+    customer: Integers,
+    day: Integers,
+    fraud: np.random.Generator,
+) -> Integers:
     """Scenario 3: transactions made with stolen card data, a third of those in each spell, each one once."""
     order = np.argsort(customer, kind="stable")
     # Within a customer the days ascend, so this key ascends over everything.
