@@ -14,7 +14,7 @@ from worker.commands import reference
 from worker.settings import Settings
 from worker.settings_fields import fields, secret_files, settings_schema
 
-LEAST = {
+LEAST: dict[str, dict[str, object]] = {
     "kafka": {"group_id": "g", "input_topics": ["in"], "output_topic": "out"},
     "event": {"schema": "event.json", "id_field": "id"},
     "model": {"path": "bundle"},
@@ -25,7 +25,7 @@ def test_settings_are_frozen() -> None:
     """A value cannot be changed after loading."""
     settings = Settings.model_validate(LEAST)
     with pytest.raises(ValidationError, match="frozen"):
-        settings.probes.port = 1  # type: ignore[misc]
+        settings.probes.port = 1
     assert settings.probes.port == 8080
 
 
