@@ -130,7 +130,7 @@ def has_nvidia_device() -> bool:
     if Path("/dev/nvidia0").exists():
         return True
     probe = shutil.which("nvidia-smi")
-    return probe is not None and subprocess.run([probe, "-L"], check=False, capture_output=True).stdout.strip() != b""
+    return probe is not None and subprocess.run([probe, "-L"], check=False, capture_output=True).stdout != b""
 
 
 def reported_version(python: Path) -> str:

@@ -28,15 +28,15 @@ def socket_guard(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     suite = request.path.relative_to(TESTS).parts[0]
     connect, connect_ex = socket.socket.connect, socket.socket.connect_ex
 
-    def judge(address: Any) -> None:  # noqa: ANN401 - the type of an address depends on the family
+    def judge(address: Any) -> None:
         if suite in OFFLINE or not _is_local(address):
             raise SocketRefusedError(f"a test of {suite}/ must not connect to {address!r}")
 
-    def guarded_connect(self: socket.socket, address: Any) -> None:  # noqa: ANN401
+    def guarded_connect(self: socket.socket, address: Any) -> None:
         judge(address)
         connect(self, address)
 
-    def guarded_connect_ex(self: socket.socket, address: Any) -> int:  # noqa: ANN401
+    def guarded_connect_ex(self: socket.socket, address: Any) -> int:
         judge(address)
         return connect_ex(self, address)
 
@@ -55,7 +55,7 @@ def no_unexpected_errors(request: pytest.FixtureRequest, caplog: pytest.LogCaptu
     assert not unexpected, f"logged as errors: {unexpected}"
 
 
-def _is_local(address: Any) -> bool:  # noqa: ANN401 - the type of an address depends on the family
+def _is_local(address: Any) -> bool:
     if not isinstance(address, tuple):
         return True
     host = str(address[0])

@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from confluent_kafka import (
     TIMESTAMP_CREATE_TIME,
@@ -238,12 +238,12 @@ class KafkaClient:
         def settle(error: KafkaError | None, message: Message) -> None:
             delivered[index] = error if error is not None else (message.partition() or 0, message.offset() or 0)
 
-        options: dict[str, int] = {}
+        options: dict[str, Any] = {}
         if outgoing.partition is not None:
             options["partition"] = outgoing.partition
         if outgoing.timestamp_ms is not None:
             options["timestamp"] = outgoing.timestamp_ms
-        headers = list(outgoing.headers)
+        headers: list[tuple[str, str | bytes | None]] = list(outgoing.headers)
         while True:
             try:
                 producer.produce(
@@ -270,7 +270,7 @@ def _is_record(message: Message) -> bool:
     error = message.error()
     if error is None:
         return True
-    if error.retriable() or error.code() in (KafkaError._PARTITION_EOF, KafkaError._ALL_BROKERS_DOWN):  # noqa: SLF001
+    if error.retriable() or error.code() in (KafkaError._PARTITION_EOF, KafkaError._ALL_BROKERS_DOWN):
         return False
     raise RuntimeError(f"the broker answered a read with an error: {error}")
 
@@ -284,5 +284,5 @@ def _record(message: Message) -> Record:
         timestamp_ms=timestamp_ms if kind == TIMESTAMP_CREATE_TIME else -1,
         key=message.key(),
         value=message.value(),
-        headers=tuple(message.headers() or ()),
+        headers=cast("Headers", tuple(message.headers() or ())),
     )

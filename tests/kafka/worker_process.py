@@ -21,6 +21,7 @@ READY_TIMEOUT_S = 40.0
 EXIT_TIMEOUT_S = 60.0
 LOOPBACK = "127.0.0.1"
 
+
 class WorkerProcess:
     """``headrace run`` on one configuration file; may be started again after it ended."""
 
@@ -39,7 +40,7 @@ class WorkerProcess:
         """Start the process; returns at once."""
         if self.is_alive:
             raise RuntimeError("the worker is running already")
-        command = [sys.executable, "-m", "worker", "run", "--config", self.config_path]
+        command = [sys.executable, "-m", "worker", "run", "--config", str(self.config_path)]
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE__")}
         self._process = spawn(command, log=self.log, env=inherited | self._environ)
 
