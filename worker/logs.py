@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Literal, TextIO
 
 import orjson
@@ -24,6 +25,7 @@ LogFormat = Literal["auto", "json", "console"]
 MASK = "***"
 _SECRET_WORDS = ("password", "passwd", "secret", "token", "credential", "authorization")
 _REPEAT_INTERVAL_S = 1.0
+_LONGEST_WAIT_S = 60.0
 _REMEMBERED_MESSAGES = 256
 
 
@@ -59,31 +61,47 @@ def mask_secrets(_logger: WrappedLogger, _method: str, event_dict: EventDict) ->
 
 
 class RepeatLimit(logging.Filter):
-    """Lets one line per second pass of each message, so that a lost broker cannot flood the log.
+    """Lets fewer and fewer lines of a repeated message pass, so that a lost broker cannot flood the log.
 
-    A message is its logger, its level and its text before the arguments are filled in. The line that passes
-    after others were held back carries their number as ``suppressed``.
+    The wait after a line is one second, and doubles up to a minute while the message keeps coming. A message is
+    its logger, its level and its text before the arguments are filled in. The line that passes after others were
+    held back carries their number as ``suppressed``.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._clock = clock
-        self._seen: dict[tuple[str, int, str], tuple[float, int]] = {}
+        self._seen: dict[tuple[str, int, str], _Repeats] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Tell whether ``record`` passes; called by ``logging`` under the handler's lock."""
         now = self._clock()
         key = (record.name, record.levelno, str(record.msg))
-        passed_at, held_back = self._seen.get(key, (float("-inf"), 0))
-        if now - passed_at < _REPEAT_INTERVAL_S:
-            self._seen[key] = (passed_at, held_back + 1)
+        repeats = self._seen.get(key)
+        if repeats is None:
+            if len(self._seen) >= _REMEMBERED_MESSAGES:
+                del self._seen[next(iter(self._seen))]
+            self._seen[key] = _Repeats(now)
+            return True
+        if now - repeats.passed_at < repeats.wait_s:
+            repeats.held_back += 1
             return False
-        if key not in self._seen and len(self._seen) >= _REMEMBERED_MESSAGES:
-            del self._seen[next(iter(self._seen))]
-        self._seen[key] = (now, 0)
-        if held_back:
-            record.suppressed = held_back
+        if repeats.held_back:
+            record.suppressed = repeats.held_back
+            repeats.wait_s = min(2 * repeats.wait_s, _LONGEST_WAIT_S)
+        else:
+            repeats.wait_s = _REPEAT_INTERVAL_S
+        repeats.passed_at, repeats.held_back = now, 0
         return True
+
+
+@dataclass(slots=True)
+class _Repeats:
+    """When a message passed last, how long it is held back then, and how often it was."""
+
+    passed_at: float
+    wait_s: float = _REPEAT_INTERVAL_S
+    held_back: int = 0
 
 
 def _route_library_lines(stream: TextIO, threshold: int, shared: list[Processor], renderer: Processor) -> None:

@@ -212,7 +212,7 @@ def _record(text: str, argument: object = None, name: str = "aiokafka.conn") -> 
 
 
 def test_repeats_are_held_back_and_counted() -> None:
-    """Of one message one line per second passes; the next one tells how many did not."""
+    """A repeated message passes again after a second; the line tells how many did not."""
     now = 100.0
     limit = logs.RepeatLimit(lambda: now)
     assert [limit.filter(_record("no broker %s", n)) for n in range(5)] == [True, False, False, False, False]
@@ -224,10 +224,30 @@ def test_repeats_are_held_back_and_counted() -> None:
     late = _record("no broker %s")
     assert limit.filter(late)
     assert vars(late)["suppressed"] == 5
-    now = 102.0
+    now = 102.999
+    assert not limit.filter(_record("no broker %s")), "the wait doubles while the message keeps coming"
+    now = 103.0
+    assert limit.filter(_record("no broker %s"))
+    now = 110.0
     later = _record("no broker %s")
     assert limit.filter(later)
     assert "suppressed" not in vars(later)
+    now = 111.0
+    assert limit.filter(_record("no broker %s")), "a message that paused is held back for one second again"
+
+
+def test_the_wait_between_repeats_is_bounded() -> None:
+    """However long a message keeps coming, a line passes each minute."""
+    now = 0.0
+    limit = logs.RepeatLimit(lambda: now)
+    passed = []
+    for second in range(600):
+        now = float(second)
+        if limit.filter(_record("no broker %s")):
+            passed.append(second)
+        limit.filter(_record("no broker %s"))
+    assert passed[:7] == [0, 1, 3, 7, 15, 31, 63]
+    assert {later - earlier for earlier, later in zip(passed[6:], passed[7:], strict=False)} == {60}
 
 
 def test_repeat_limit_forgets_the_oldest_message() -> None:
