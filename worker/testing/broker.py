@@ -1,135 +1,19 @@
-"""Fakes for tests of the worker and of what is built on it: they keep Kafka's rules, and they can fail.
-
-``FakeBroker`` holds topics in memory; ``FakeSource`` and ``FakeSink`` take the places of the Kafka adapters.
-"""
+"""A broker in memory, and the source and the sink that speak to it."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import numpy as np
-
 from worker.adapters.kafka_source import Owner, Polled, Unreadable
-from worker.core.records import Decoded, Header, Parcel, Refusal, Span, TopicPartition
-from worker.errors import BrokerError, EngineFault, ModelError, Problem
+from worker.core.records import Header, Parcel, Refusal, Span, TopicPartition
+from worker.errors import BrokerError, Problem
 
 DEFAULT_MAX_BYTES = 1_048_588
 """Kafka's own default for ``max.message.bytes``."""
-
-
-class ManualClock:
-    """A clock that moves when told to; stands in for the ``time`` module wherever a module reads one."""
-
-    def __init__(self, now: float = 1000.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
-
-    monotonic = perf_counter = time = __call__
-
-    def advance(self, seconds: float) -> float:
-        """Move on; returns the new time."""
-        self.now += seconds
-        return self.now
-
-
-# ---- codecs and model ------------------------------------------------------------------------------------------
-
-
-def make_span(
-    tp: tuple[str, int],
-    offsets: Sequence[int],
-    values: Sequence[bytes | None] | None = None,
-    *,
-    epoch: int = 1,
-    received_at: float = 0.0,
-) -> Span:
-    """A span with timestamps ``1000 + offset``, keys ``k<offset>`` and, by default, the offsets as values."""
-    found = [b"%d" % offset for offset in offsets] if values is None else list(values)
-    times, keys = [1000 + offset for offset in offsets], [b"k%d" % offset for offset in offsets]
-    headers: list[tuple[Header, ...]] = [() for _ in offsets]
-    return Span(TopicPartition(*tp), epoch, list(offsets), times, list(keys), found, headers, received_at)
-
-
-class FakeDecoder:
-    """Decodes numbers written in ASCII to ``float32[n, 1]``; all else is refused by the worker's own reasons."""
-
-    def decode(self, values: Sequence[bytes | None]) -> Decoded:
-        """Decode; never raises."""
-        tensor = np.zeros((len(values), 1), dtype=np.float32)
-        rows: list[object] = []
-        refusals: dict[int, Refusal] = {}
-        for at, value in enumerate(values):
-            if value is None:
-                refusals[at] = Refusal("decode", "tombstone", "the value is null")
-            elif not value:
-                refusals[at] = Refusal("decode", "empty_value", "the value is empty")
-            elif not value.isdigit():
-                refusals[at] = Refusal("decode", "invalid_json", f"{value!r} is no number")
-            else:
-                tensor[at, 0] = int(value)
-            rows.append(None if at in refusals else value)
-        return Decoded((tensor,), rows, refusals)
-
-
-class FakeEncoder:
-    """Encodes ``<row>:<score>``."""
-
-    def encode(self, rows: Sequence[object], outputs: Mapping[str, np.ndarray]) -> list[bytes]:
-        """One value per row."""
-        scores = outputs["score"]
-        return [f"{_text(row)}:{score:g}".encode() for row, score in zip(rows, scores, strict=True)]
-
-
-def _text(row: object) -> str:
-    return row.decode() if isinstance(row, bytes) else str(row)
-
-
-class FakeModel:
-    """Scores a row as twice its first feature. Raises on ``poison``, gives NaN on ``nan``, waits at ``gate``."""
-
-    provider = "cpu"
-
-    def __init__(self, *, poison: Iterable[float] = (), nan: Iterable[float] = ()) -> None:
-        self.poison = set(poison)
-        self.nan = set(nan)
-        self.gate = threading.Event()
-        self.gate.set()
-        self.entered = threading.Event()
-        self.broken = False
-        self.calls: list[int] = []
-        self.probes = 0
-
-    def run(self, tensors: tuple[np.ndarray, ...]) -> dict[str, np.ndarray]:
-        """``{"score": float32[n]}``; raises ModelError if any row is poison, or if the model is broken."""
-        features = tensors[0][:, 0]
-        self.calls.append(len(features))
-        self.entered.set()
-        self.gate.wait()
-        if self.broken or self.poison & set(features.tolist()):
-            raise ModelError("poison in the batch")
-        scores = features * np.float32(2)
-        scores[np.isin(features, list(self.nan))] = np.nan
-        return {"score": scores}
-
-    def probe(self) -> None:
-        """Raises EngineFault if the model is broken."""
-        self.probes += 1
-        if self.broken:
-            raise EngineFault("the engine fails on a good row")
-
-    def bucket(self, rows: int) -> int:
-        """The next power of two."""
-        return 1 << (rows - 1).bit_length()
-
-
-# ---- broker ----------------------------------------------------------------------------------------------------
 
 
 class StoredRecord(NamedTuple):
@@ -254,9 +138,6 @@ class FakeBroker:
         except TimeoutError:
             return
         self._arrived.clear()
-
-
-# ---- edges -----------------------------------------------------------------------------------------------------
 
 
 class FakeSource:
@@ -421,62 +302,3 @@ class FakeSink:
         for tp, waiting in list(self._unacknowledged.items()):
             while waiting and not self._broker.withholds(tp):
                 self._delivered(*waiting.popleft())
-
-
-# ---- ledger ----------------------------------------------------------------------------------------------------
-
-
-class DeliveryLedger:
-    """Which fate each input record met. ``check`` holds when every expected record has exactly one."""
-
-    def __init__(self, expected: Iterable[tuple[TopicPartition, int]]) -> None:
-        self.expected = set(expected)
-        self.fates: dict[tuple[TopicPartition, int], Counter[str]] = {}
-
-    @classmethod
-    def of(cls, broker: FakeBroker, inputs: Iterable[str], output: str, dead_letter: str) -> DeliveryLedger:
-        """The ledger of what a broker's topics hold: inputs against the identities in outputs and dead letters."""
-        tps = [tp for name in inputs for tp in broker.partitions(name)]
-        ledger = cls((tp, record.offset) for tp in tps for record in broker.read(tp))
-        for fate, topic in (("delivered", output), ("dead_lettered", dead_letter)):
-            for tp in broker.partitions(topic):
-                for record in broker.read(tp):
-                    ledger.settle(*source_of(record.headers), fate)
-        return ledger
-
-    def settle(self, tp: TopicPartition, offset: int, fate: str) -> None:
-        """A record met a fate."""
-        self.fates.setdefault((tp, offset), Counter())[fate] += 1
-
-    def fate(self, tp: TopicPartition, offset: int) -> str | None:
-        """The one fate of a record; None if it has none, ValueError if it has several."""
-        fates = self.fates.get((tp, offset), Counter())
-        if fates.total() > 1:
-            raise ValueError(f"{tp.topic}/{tp.partition}/{offset} has several fates: {dict(fates)}")
-        return next(iter(fates), None)
-
-    def faults(self) -> list[str]:
-        """Every record that is missing, doubled, or unknown, as a line of text."""
-        found = [f"{tp.topic}/{tp.partition}/{at}: missing" for tp, at in sorted(self.expected - self.fates.keys())]
-        for (tp, at), fates in sorted(self.fates.items()):
-            if (tp, at) not in self.expected:
-                found.append(f"{tp.topic}/{tp.partition}/{at}: never expected")
-            elif fates.total() > 1:
-                found.append(f"{tp.topic}/{tp.partition}/{at}: {dict(fates)}")
-        return found
-
-    def check(self) -> None:
-        """Raise AssertionError that lists all faults."""
-        faults = self.faults()
-        if faults:
-            raise AssertionError("\n".join(faults))
-
-
-def source_of(headers: Iterable[Header]) -> tuple[TopicPartition, int]:
-    """The input record that a scored record or a dead letter names in its headers; KeyError if it names none."""
-    texts = {name: (value or b"").decode() for name, value in headers}
-    if "headrace-source" in texts:
-        topic, partition, offset = texts["headrace-source"].rsplit("/", 2)
-    else:
-        topic, partition, offset = (texts[f"headrace-dlq-{name}"] for name in ("topic", "partition", "offset"))
-    return TopicPartition(topic, int(partition)), int(offset)
