@@ -7,7 +7,6 @@ that come from a variable.
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -44,7 +43,7 @@ def load_with_origins(path: Path, environ: Mapping[str, str]) -> Loaded:
     document = read_document(path)
     if not document.section_lines and document.problems:
         raise ConfigError(*document.problems, *read_environment(environ)[1])
-    return _Loading(document, Path(os.path.abspath(path)).parent, environ).finish()
+    return _Loading(document, path.absolute().parent, environ).finish()
 
 
 @dataclass(slots=True)

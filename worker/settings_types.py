@@ -73,6 +73,7 @@ def _check_header(name: str) -> str:
 
 
 def check_guarantee(guarantee: object) -> object:
+    """Refuse the guarantee that is planned but not offered."""
     if guarantee == "exactly_once":
         raise _refuse(
             "exactly_once is not offered by this version: outputs may repeat after a crash",
@@ -82,6 +83,7 @@ def check_guarantee(guarantee: object) -> object:
 
 
 def check_processes(processes: int) -> int:
+    """Refuse more than one process."""
     if processes != 1:
         raise _refuse(
             f"this version runs one process per worker, not {processes}",
@@ -97,7 +99,8 @@ def _resolve(path: object, info: ValidationInfo) -> object:
     if not path:
         raise _refuse("the path is empty", "write a path, or null where the key is optional")
     folder = info.context["folder"] if isinstance(info.context, dict) else Path.cwd()
-    return Path(os.path.abspath(Path(folder, path)))  # links stay: a mounted ConfigMap is made of them
+    # Links stay, unlike with Path.resolve: a mounted ConfigMap is made of them.
+    return Path(os.path.abspath(Path(folder, path)))  # noqa: PTH100 - see above
 
 
 Text = Annotated[str, StringConstraints(min_length=1)]
