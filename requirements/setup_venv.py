@@ -96,7 +96,7 @@ def create(folder: Path) -> None:
 
 
 def install(folder: Path, purpose: str, device: str) -> None:
-    """Install uv and the build backend by pip, then exactly the locked packages by uv, then the project without its dependencies."""
+    """Install uv and the build backend by pip, the locked packages by uv, and the project without dependencies."""
     python = folder / "bin" / "python"
     uv = folder / "bin" / "uv"
     quiet = ("--disable-pip-version-check", "--no-input", "-q")
