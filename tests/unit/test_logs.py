@@ -15,6 +15,8 @@ import structlog
 
 from worker import logs
 
+pytestmark = pytest.mark.logs_errors
+
 
 class _Terminal(io.StringIO):
     def isatty(self) -> bool:
