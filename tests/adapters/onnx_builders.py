@@ -40,7 +40,8 @@ def model_bytes(
     tensors = [numpy_helper.from_array(array, name) for name, array in (constants or {}).items()]
     graph = helper.make_graph(nodes, "g", inputs, outputs, tensors)
     opset = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
-    return helper.make_model(graph, opset_imports=opset, ir_version=8, producer_name="tests").SerializeToString()
+    model = helper.make_model(graph, opset_imports=opset, ir_version=8, producer_name="tests")
+    return bytes(model.SerializeToString())
 
 
 def row_sum(

@@ -341,3 +341,60 @@ def test_second_graph_is_refused(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path, row_sum() + identity())
 
     assert _problem(folder).code == "damaged_model"
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"inputs": {}}, "inputs"),
+        ({"inputs": ["x"]}, "inputs[0]"),
+        ({"name": "fraud model"}, "name"),
+        ({"name": ""}, "name"),
+        ({"external_data": ["weights.bin"]}, "external_data[0]"),
+        ({"decision": "score"}, "decision"),
+        ({"decision": {"output": "score", "threshold": True, "field": "flag"}}, "decision.threshold"),
+        ({"outputs": {"": {"output": "y"}}}, "outputs."),
+    ],
+)
+def test_keys_of_a_wrong_form(tmp_path: Path, changes: dict[str, object], key: str) -> None:
+    """What should be a list, mapping, label or number and is not is named by its key."""
+    assert _problem(write_bundle(tmp_path, row_sum(), **changes)).key == key
+
+
+@pytest.mark.parametrize("text", ["", "- name: fraud\n", "fraud\n"])
+def test_manifest_that_is_no_mapping(tmp_path: Path, text: str) -> None:
+    """A manifest without keys is told which keys there are."""
+    folder = write_bundle(tmp_path, row_sum())
+    (folder / "model.yaml").write_text(text, encoding="utf-8")
+
+    problem = _problem(folder)
+
+    assert (problem.message, problem.line) == ("the file must be a mapping", 1)
+    assert "sha256" in problem.remedy
+
+
+def test_missing_sections(tmp_path: Path) -> None:
+    """Sections that are not there are asked for, all at once."""
+    folder = write_bundle(tmp_path, row_sum(), inputs=None, outputs=None)
+
+    assert [problem.message for problem in _problems(folder)] == ["'inputs' is missing", "'outputs' is missing"]
+
+
+def test_optional_keys_may_be_null(tmp_path: Path) -> None:
+    """A key written out without a value counts as left out where it is optional."""
+    folder = write_bundle(tmp_path, row_sum())
+    with (folder / "model.yaml").open("a", encoding="utf-8") as stream:
+        stream.write("decision:\ngolden:\n")
+
+    bundle = load_bundle(folder)
+
+    assert (bundle.decision, bundle.golden) == (None, None)
+
+
+def test_golden_file_beyond_the_size_limit(tmp_path: Path) -> None:
+    """A golden file of more than 16 MiB is refused before it is read."""
+    folder = write_bundle(tmp_path, row_sum(), golden="golden.json")
+    with (folder / "golden.json").open("wb") as stream:
+        stream.truncate((16 << 20) + 1)
+
+    assert "larger than 16 MiB" in _problem(folder).message

@@ -348,3 +348,26 @@ def test_verify_with_a_broken_schema(tmp_path: Path) -> None:
     """A schema that is none is a configuration error, exit 2."""
     with pytest.raises(ConfigError):
         _run("verify", write_bundle(tmp_path / "b", row_sum()), "--schema", _schema(tmp_path, []))
+
+
+def test_no_starter_for_inputs_that_events_cannot_feed(tmp_path: Path) -> None:
+    """A model without inputs, or with one that is no tensor, gets no starter."""
+    none = model_bytes([helper.make_node("Odd", [], ["y"])], [], [value("y", "float32", [None])])
+    odd = helper.make_tensor_sequence_value_info("x", 1, None)
+    sequence = model_bytes([helper.make_node("Odd", ["x"], ["y"])], [odd], [value("y", "float32", [None])])
+
+    for raw, words in ((none, "no inputs"), (sequence, "no event field can feed")):
+        with pytest.raises(BundleError, match=words):
+            _run("inspect", _model(tmp_path, raw), "--init", tmp_path / "b")
+
+
+def test_verify_where_rows_fail_only_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A graph that only takes small batches fails both checks that need large ones."""
+    nodes = [helper.make_node("Reshape", ["x", "shape"], ["y"])]
+    shape = {"shape": np.array([1, 3], np.int64)}
+    raw = model_bytes(nodes, [value("x", "float32", [None, 3])], [value("y", "float32", [None, 3])], shape)
+
+    assert _run("verify", write_bundle(tmp_path, raw), "--json", "--provider", "cpu") == 5
+
+    statuses = _statuses(capsys.readouterr().out)
+    assert (statuses["graph"], statuses["warm-up"], statuses["batch invariance"]) == ("ok", "failed", "failed")

@@ -166,12 +166,11 @@ def test_any_bytes_give_facts_or_a_refusal(tmp_path: Path, data: st.DataObject) 
         raw[at] = byte
 
     try:
-        facts: OnnxFile | None = _read(tmp_path, bytes(raw))
+        verdict = "facts" if _read(tmp_path, bytes(raw)).opsets else "no operator sets"
     except BundleError as error:
-        facts = None
-        assert error.problems[0].code == "damaged_model"
+        verdict = error.problems[0].code
 
-    assert facts is None or isinstance(facts.operators, dict)
+    assert verdict in {"facts", "damaged_model"}
 
 
 def test_signed_numbers() -> None:

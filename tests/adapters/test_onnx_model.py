@@ -547,7 +547,7 @@ def _runtime(monkeypatch: pytest.MonkeyPatch, cuda: _Session | Exception, cpu: _
     vars(module).update(
         InferenceSession=open_one,
         SessionOptions=SessionOptions,
-        preload_dlls=lambda: print("chatter"),
+        preload_dlls=lambda: sys.stdout.write("chatter"),
         get_available_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
     )
     monkeypatch.setitem(sys.modules, "onnxruntime", module)

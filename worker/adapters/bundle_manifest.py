@@ -75,13 +75,84 @@ class ManifestSource:
         return Problem(message, remedy, str(self.path), self.lines.get(known, 0), dotted(at), code)
 
 
-class ManifestReader:
+class _KeyReader:
+    """Takes values out of parsed YAML; whatever does not hold is added to ``problems``."""
+
+    def __init__(self, source: ManifestSource) -> None:
+        self.problems: list[Problem] = []
+        self._source = source
+
+    def _entries(
+        self, top: Mapping[str, object], key: str, read: Callable[[object, KeyPath], _Entry | None]
+    ) -> tuple[_Entry, ...]:
+        value = top.get(key)
+        if key not in top:
+            return ()
+        if not isinstance(value, list) or not value:
+            self._add((key,), f"`{key}` must be a list with at least one entry", "Start each entry with `- `.")
+            return ()
+        entries = (read(item, (key, index)) for index, item in enumerate(value))
+        return tuple(entry for entry in entries if entry is not None)
+
+    def _mapping(
+        self, value: object, at: KeyPath, required: tuple[str, ...], optional: tuple[str, ...]
+    ) -> Mapping[str, object] | None:
+        """``value`` if it is a mapping, with unknown and missing keys reported."""
+        known = required + optional
+        if not isinstance(value, dict):
+            where = f"`{dotted(at)}`" if at else "the file"
+            self._add(at, f"{where} must be a mapping", f"Write keys and values; known here: {', '.join(known)}.")
+            return None
+        for key in value:
+            if key not in known:
+                message = f"unknown key '{dotted((*at, key))}'"
+                self._add((*at, key), message, did_you_mean(key, known), "unknown_key")
+        for key in required:
+            if key not in value:
+                message = f"'{dotted((*at, key))}' is missing"
+                self._add((*at, key), message, f"Add `{key}:`.", "missing_key")
+        return value
+
+    def _text(self, entry: Mapping[str, object], at: KeyPath, key: str) -> str:
+        value = entry.get(key)
+        if key not in entry:
+            return ""
+        if not isinstance(value, str) or not value:
+            remedy = f'Put it in quotes: {key}: "{value}".' if _is_finite(value) else f"Write `{key}: <text>`."
+            self._add((*at, key), f"'{dotted((*at, key))}' must be text, not {value!r}", remedy)
+            return ""
+        return value
+
+    def _label(self, top: Mapping[str, object], key: str) -> str:
+        text = self._text(top, (), key)
+        if text and not _LABEL.fullmatch(text):
+            remedy = "Use letters, digits, dot, underscore, plus and hyphen, at most 128 of them."
+            self._add((key,), f"{key} {text!r} cannot stand in the label of a model", remedy)
+        return text
+
+    def _sha256(self, entry: Mapping[str, object], at: KeyPath) -> str:
+        text = self._text(entry, at, "sha256")
+        if text and not _SHA256.fullmatch(text):
+            self._add((*at, "sha256"), "sha256 must be 64 hexadecimal digits", "Type `sha256sum FILE` and copy it.")
+        return text.lower()
+
+    def _choice(self, entry: Mapping[str, object], at: KeyPath, key: str, known: tuple[str, ...]) -> str:
+        value = entry.get(key)
+        if key in entry and value not in known:
+            message = f"{key} {value!r} is not known"
+            self._add((*at, key), message, did_you_mean(str(value), known))
+        return str(value)
+
+    def _add(self, at: KeyPath, message: str, remedy: str, code: str = "invalid") -> None:
+        self.problems.append(self._source.problem(at, message, remedy, code))
+
+
+class ManifestReader(_KeyReader):
     """Reads the parsed YAML into a ``Manifest``; ``problems`` holds all that is wrong with it."""
 
     def __init__(self, data: object, source: ManifestSource) -> None:
-        self.problems: list[Problem] = []
+        super().__init__(source)
         self._data = data
-        self._source = source
 
     def read(self) -> Manifest | None:
         """The manifest, or None where ``problems`` says why not."""
@@ -204,7 +275,7 @@ class ManifestReader:
             remedy = "Count columns from 0, or leave `column` out to take all of them."
             self._add((*at, "column"), f"column {column!r} is not a whole number from 0", remedy)
             column = None
-        return OutputSource(name, self._text(entry, at, "output"), cast("int | None", column))
+        return OutputSource(name, self._text(entry, at, "output"), column)
 
     def _decision(self, value: object, outputs: tuple[OutputSource, ...]) -> DecisionSpec | None:
         at: KeyPath = ("decision",)
@@ -231,74 +302,10 @@ class ManifestReader:
             return None
         return FileEntry(self._text(entry, at, "file"), self._sha256(entry, at), (*at, "file"))
 
-    def _entries(
-        self, top: Mapping[str, object], key: str, read: Callable[[object, KeyPath], _Entry | None]
-    ) -> tuple[_Entry, ...]:
-        value = top.get(key)
-        if key not in top:
-            return ()
-        if not isinstance(value, list) or not value:
-            self._add((key,), f"`{key}` must be a list with at least one entry", "Start each entry with `- `.")
-            return ()
-        entries = (read(item, (key, index)) for index, item in enumerate(value))
-        return tuple(entry for entry in entries if entry is not None)
-
-    def _mapping(
-        self, value: object, at: KeyPath, required: tuple[str, ...], optional: tuple[str, ...]
-    ) -> Mapping[str, object] | None:
-        """``value`` if it is a mapping, with unknown and missing keys reported."""
-        known = required + optional
-        if not isinstance(value, dict):
-            where = f"`{dotted(at)}`" if at else "the file"
-            self._add(at, f"{where} must be a mapping", f"Write keys and values; known here: {', '.join(known)}.")
-            return None
-        for key in value:
-            if key not in known:
-                message = f"unknown key '{dotted((*at, key))}'"
-                self._add((*at, key), message, did_you_mean(key, known), "unknown_key")
-        for key in required:
-            if key not in value:
-                message = f"'{dotted((*at, key))}' is missing"
-                self._add((*at, key), message, f"Add `{key}:`.", "missing_key")
-        return value
-
-    def _text(self, entry: Mapping[str, object], at: KeyPath, key: str) -> str:
-        value = entry.get(key)
-        if key not in entry:
-            return ""
-        if not isinstance(value, str) or not value:
-            remedy = f'Put it in quotes: {key}: "{value}".' if _is_finite(value) else f"Write `{key}: <text>`."
-            self._add((*at, key), f"'{dotted((*at, key))}' must be text, not {value!r}", remedy)
-            return ""
-        return value
-
-    def _label(self, top: Mapping[str, object], key: str) -> str:
-        text = self._text(top, (), key)
-        if text and not _LABEL.fullmatch(text):
-            remedy = "Use letters, digits, dot, underscore, plus and hyphen, at most 128 of them."
-            self._add((key,), f"{key} {text!r} cannot stand in the label of a model", remedy)
-        return text
-
-    def _sha256(self, entry: Mapping[str, object], at: KeyPath) -> str:
-        text = self._text(entry, at, "sha256")
-        if text and not _SHA256.fullmatch(text):
-            self._add((*at, "sha256"), "sha256 must be 64 hexadecimal digits", "Type `sha256sum FILE` and copy it.")
-        return text.lower()
-
-    def _choice(self, entry: Mapping[str, object], at: KeyPath, key: str, known: tuple[str, ...]) -> str:
-        value = entry.get(key)
-        if key in entry and value not in known:
-            message = f"{key} {value!r} is not known"
-            self._add((*at, key), message, did_you_mean(str(value), known))
-        return str(value)
-
     def _refuse_twice(self, names: list[str]) -> None:
         for index, name in enumerate(names):
             if name and name in names[:index]:
                 self._add(("inputs", index, "name"), f"input '{name}' is given twice", "Give each input once.")
-
-    def _add(self, at: KeyPath, message: str, remedy: str, code: str = "invalid") -> None:
-        self.problems.append(self._source.problem(at, message, remedy, code))
 
 
 def _is_finite(value: object) -> bool:

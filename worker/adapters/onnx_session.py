@@ -116,7 +116,8 @@ def _session_options(runtime: ModuleType, intra_op_threads: int) -> Any:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = intra_op_threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    # Fatal only: errors come back as exceptions, and a row that the model refuses is no news for the log.
+    options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
