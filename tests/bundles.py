@@ -73,19 +73,6 @@ def wide_bundle(folder: Path, field: str, width: int, **manifest: Any) -> Path:
     return _scalar_bundle(folder, [field], [node], constants, manifest, width=width)
 
 
-def echo_bundle(folder: Path, field: str, copies: int, **manifest: Any) -> Path:
-    """String outputs ``copy_0 .. copy_n``, each the text of the field: the output grows with its input."""
-    names = [f"copy_{index}" for index in range(copies)]
-    model = _model(
-        [helper.make_node("Identity", ["text"], [name]) for name in names],
-        [helper.make_tensor_value_info("text", TensorProto.STRING, ["batch", 1])],
-        [helper.make_tensor_value_info(name, TensorProto.STRING, ["batch", 1]) for name in names],
-        {},
-    )
-    inputs = [{"name": "text", "dtype": "string", "shape": ["batch", 1], "fields": [field]}]
-    return write_bundle(folder, model, inputs=inputs, outputs={name: {"output": name} for name in names}, **manifest)
-
-
 def image_bundle(folder: Path, field: str, width: int = 784, **manifest: Any) -> Path:
     """Float tensor ``[batch, 1, width]`` from comma-separated text; ``score`` is its mean."""
     nodes = [
