@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from datetime import UTC
 from typing import Any
 
 import numpy as np
@@ -84,7 +85,7 @@ VALID: dict[str, Any] = {
     "when": "2024-02-29T12:00:00.5+02:00",
     "kind": "chip",
     "anything": [1, {"a": None}],
-    "unread": 1,
+    "unread": 5,
     "big": 2**63,
 }
 
@@ -111,7 +112,21 @@ scalars = st.one_of(
 values = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
 )
-names = st.sampled_from(list(VALID) + ["gap", "level", "matrix"])
+names = st.sampled_from([*VALID, "gap", "level", "matrix"])
+plausible: dict[str, st.SearchStrategy[Any]] = {
+    **dict.fromkeys(["amount", "count", "ratio", "gap", "level", "step", "unread", "big"], numbers | st.none()),
+    "vector": st.lists(numbers, min_size=3, max_size=3),
+    "matrix": st.lists(st.lists(numbers | st.none(), max_size=2), max_size=2),
+    "text": st.lists(numbers, min_size=2, max_size=2).map(lambda pair: ", ".join(map(json.dumps, pair))),
+    "raw": st.binary(min_size=8, max_size=8).map(lambda raw: base64.b64encode(raw).decode()),
+    "when": st.datetimes(timezones=st.just(UTC)).map(lambda time: time.isoformat()),
+    "merchant": st.fixed_dictionaries(
+        {"risk": numbers}, optional={"place": st.none() | st.fixed_dictionaries({}, optional={"far": numbers})}
+    ),
+    "anything": values,
+    "kind": st.sampled_from(["chip", "swipe", "other"]),
+}
+likely_events = st.fixed_dictionaries({}, optional=plausible).map(lambda changes: {**VALID, **changes})
 events = st.builds(
     lambda changes, nested, dropped: {
         key: value
@@ -122,7 +137,7 @@ events = st.builds(
     st.dictionaries(st.sampled_from(["risk", "code", "place"]), values, max_size=1),
     st.sets(names, max_size=1),
 )
-encoded_events = events.map(lambda event: json.dumps(event).encode())
+encoded_events = (events | likely_events).map(lambda event: json.dumps(event).encode())
 
 
 @st.composite
@@ -144,6 +159,7 @@ def doubled(draw: st.DrawFn) -> bytes:
 
 records = st.one_of(
     encoded_events,
+    likely_events.map(lambda event: json.dumps(event).encode()),
     damaged(),
     doubled(),
     st.binary(max_size=40),
@@ -205,3 +221,43 @@ def test_every_truncation_of_a_valid_record_is_refused(full: bool) -> None:
     decoded = DECODERS[full].decode([value[:end] for end in range(len(value))])
     assert [decoded.refusals[index].stage for index in range(len(value))] == ["decode"] * len(value)
     assert not any(tensor.any() for tensor in decoded.tensors)
+
+
+@pytest.mark.parametrize("full", [False, True])
+@given(events=st.lists(likely_events, max_size=4))
+def test_an_encoded_row_repeats_the_event(full: bool, events: list[dict[str, Any]]) -> None:
+    """The output's JSON holds the included fields as the event has them, and the scores as the model gave them."""
+    decoder = DECODERS[full]
+    decoded = decoder.decode([json.dumps(event).encode() for event in events])
+    good = [index for index in range(len(events)) if index not in decoded.refusals]
+    scores = np.linspace(0, 1, len(good), dtype=np.float32)
+    vectors = np.stack([scores, -scores], axis=1).astype(np.float64)
+    encoder = OutputEncoder(
+        decoder, (OutputSpec("score"), OutputSpec("pair", 2)), DecisionSpec("score", 0.5, "hit"), "m@1"
+    )
+    encoded = encoder.encode([decoded.rows[index] for index in good], {"score": scores, "pair": vectors})
+    assert len(encoded) == len(good)
+    for text, index, score in zip(encoded, good, scores, strict=True):
+        output = json.loads(text)
+        assert np.float32(output.pop("score")) == score
+        assert output.pop("hit") == bool(score >= 0.5)
+        assert output.pop("model") == "m@1"
+        assert output.pop("pair") == [float(score), -float(score)]
+        assert output == _expected(events[index])
+
+
+def _expected(event: dict[str, Any]) -> dict[str, Any]:
+    """Included fields as a plain reading of the schema has them: known properties, absent ones left out."""
+    wanted = {name: event[name] for name in INCLUDE if name in event}
+    merchant = event["merchant"]
+    wanted["merchant"] = {name: merchant[name] for name in ("risk", "code", "place") if name in merchant}
+    place = merchant.get("place")
+    if isinstance(place, dict) and "far" in place:
+        wanted["merchant.place.far"] = place["far"]
+    return wanted
+
+
+def test_the_sample_event_is_good() -> None:
+    """The event that the others are made from passes, so that the fuzzing reaches the accepting branches."""
+    for decoder in DECODERS.values():
+        assert decoder.decode([json.dumps(VALID).encode()]).refusals == {}

@@ -6,7 +6,6 @@ import binascii
 import math
 import re
 from datetime import datetime
-from decimal import Decimal
 from typing import Final
 
 import msgspec
@@ -33,7 +32,10 @@ class Unusable(Exception):
 
 
 def number_from(text: str, *, integer: bool) -> float:
-    """Value of a well-formed JSON number. Raises ``Unusable`` for fractions of integers and for overflow."""
+    """Value of a well-formed JSON number; one written with a fraction or an exponent is a 64-bit float first.
+
+    Raises ``Unusable`` for overflow, and for an ``integer`` that is not whole.
+    """
     if text.lstrip("-").isdigit():
         return _whole_number(text, integer=integer)
     approximate = float(text)
@@ -41,10 +43,9 @@ def number_from(text: str, *, integer: bool) -> float:
         raise Unusable("out_of_range", "is too large for a 64-bit float")
     if not integer:
         return approximate
-    exact = Decimal(text)
-    if exact != exact.to_integral_value():
+    if not approximate.is_integer():
         raise Unusable("wrong_type", "must be an integer, not a number")
-    return int(exact)
+    return int(approximate)
 
 
 def _whole_number(text: str, *, integer: bool) -> float:
