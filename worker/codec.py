@@ -1,4 +1,4 @@
-"""Join settings, event schema and bundle into the decoder and the encoder; say where it was written if they do not fit."""
+"""Join settings, event schema and bundle into decoder and encoder; where they do not fit, say which file is wrong."""
 
 from __future__ import annotations
 
@@ -40,10 +40,11 @@ def with_lines(error: ConfigError, origins: Mapping[tuple[str, str], Located]) -
     for problem in error.problems:
         section, _, key = problem.key.partition(".")
         origin = None if problem.file else origins.get((section, key))
-        if origin is not None:
+        if origin is None:
+            problems.append(problem)
+        else:
             name = problem.key if origin.line else origin.name
-            problem = replace(problem, file=origin.file, line=origin.line, key=name)
-        problems.append(problem)
+            problems.append(replace(problem, file=origin.file, line=origin.line, key=name))
     return ConfigError(*problems)
 
 
@@ -66,6 +67,8 @@ def _located(problems: tuple[Problem, ...], settings: Settings, bundle: Bundle) 
 def _manifest_path(key: str, bundle: Bundle) -> tuple[str | int, ...]:
     section, _, name = key.partition(".")
     if section == "inputs":
-        positions = [position for position, tensor in enumerate(bundle.inputs) if tensor.name == name]
+        positions = [
+            position for position, tensor in enumerate(bundle.inputs) if f"{name}.".startswith(f"{tensor.name}.")
+        ]
         return ("inputs", *positions[:1])
     return (section, name) if name else (section,)

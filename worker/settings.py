@@ -267,7 +267,10 @@ class DrainSection(Section):
 class ProbesSection(Section):
     """The HTTP server for `/livez`, `/readyz`, `/startupz`, `/metrics` and `/status`."""
 
-    host: Text = Field(default="0.0.0.0", description="Address to listen on; 127.0.0.1 keeps it on this machine.")
+    host: Text = Field(
+        default="0.0.0.0",  # noqa: S104 - the orchestrator asks from outside the pod
+        description="Address to listen on; 127.0.0.1 keeps it on this machine.",
+    )
     port: Annotated[int, Field(ge=0, le=65535)] = Field(
         default=8080, description="Port to listen on; 0 takes any free one, and the log tells which."
     )

@@ -55,6 +55,7 @@ def _check_unique(items: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def check_ascending(buckets: tuple[int, ...]) -> tuple[int, ...]:
+    """Refuse buckets that do not strictly ascend."""
     if list(buckets) != sorted(set(buckets)):
         raise _refuse(
             f"the buckets {list(buckets)} do not ascend: the smallest one that fits a batch could not be found",

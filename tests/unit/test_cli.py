@@ -182,6 +182,27 @@ def test_check_places_what_is_wrong_with_the_bundle_only(config: Path, capsys: p
     assert all(problem["line"] > 1 for problem in answer["problems"])
 
 
+def test_check_sorts_a_collision_to_the_configuration(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An event field and an output of the same name are a configuration problem; so is an input without its field."""
+    manifest = config.parent / "bundle" / "model.yaml"
+    text = manifest.read_text(encoding="utf-8")
+    manifest.write_text(text.replace("field: flag", "field: customer_id"), encoding="utf-8")
+    code, answer = check_json(config, capsys)
+    assert (code, [problem["code"] for problem in answer["problems"]]) == (2, ["name_collision"])
+    manifest.write_text(text.replace("- is_weekend", "- is_weekday"), encoding="utf-8")
+    code, answer = check_json(config, capsys)
+    assert code == 5
+    assert [(problem["file"], problem["key"]) for problem in answer["problems"]] == [(str(manifest), "inputs[0]")]
+    assert answer["problems"][0]["line"] == 1 + text.splitlines().index("- name: features")
+
+
+def test_check_tells_a_schema_that_cannot_be_read(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A schema in another encoding is a configuration error."""
+    (config.parent / "event.json").write_bytes(b"{\xff}")
+    code, answer = check_json(config, capsys)
+    assert (code, [problem["code"] for problem in answer["problems"]]) == (2, ["not_utf8"])
+
+
 def test_check_tells_a_damaged_model(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A model file that is not the one of the manifest ends with the code of bundles."""
     with (config.parent / "bundle" / "model.onnx").open("ab") as stream:

@@ -29,6 +29,12 @@ def test_settings_are_frozen() -> None:
     assert settings.probes.port == 8080
 
 
+def test_paths_start_at_the_current_folder_without_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Settings built by hand resolve relative paths against the current folder."""
+    monkeypatch.chdir(tmp_path)
+    assert Settings.model_validate(LEAST).model.path == tmp_path / "bundle"
+
+
 def test_every_key_says_what_it_means() -> None:
     """Each key has a description that ends as a sentence, and a required one has an example."""
     for entry in fields().values():
