@@ -80,11 +80,13 @@ def check_offline(loaded: Loaded, findings: Findings) -> None:
         )
     else:
         model = findings.attempt(lambda: _open_model(bundle, settings))
-    if schema is None:
+    decoder = None if schema is None else findings.attempt(lambda: _build_codec(schema, bundle, model, loaded))
+    if model is None:
         return
-    decoder = findings.attempt(lambda: _build_codec(schema, bundle, model, loaded))
-    if model is not None and decoder is not None:
+    if decoder is not None:
+        # Before the warm-up: a model that cannot take zeros is warmed with a golden row.
         findings.attempt(lambda: model.check_golden(decoder))
+    findings.attempt(model.warm_up)
 
 
 def _load(config: os.PathLike[str]) -> Loaded:
@@ -111,11 +113,9 @@ def _open_model(bundle: Bundle, settings: Settings) -> OnnxModel:
     from worker.adapters.onnx_model import OnnxModel
 
     wanted = settings.model
-    model = OnnxModel.load(
+    return OnnxModel.load(
         bundle, wanted.providers, wanted.require_provider, wanted.intra_op_threads, settings.batching.buckets
     )
-    model.warm_up()
-    return model
 
 
 def _build_codec(schema: ObjectSpec, bundle: Bundle, model: OnnxModel | None, loaded: Loaded) -> Decoder:
