@@ -46,7 +46,8 @@ def demo(
             code="training_seed",
         )
         raise ConfigError(problem)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, signal.default_int_handler)
     sys.setswitchinterval(0.001)  # the threads that send and read back measure latency and must not wait for drawing
     try:
         return _show(Plan(seconds, rate, seed), json_output=json_output)

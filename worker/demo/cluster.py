@@ -57,7 +57,7 @@ class MockCluster:
         brokers = self._producer.list_topics(timeout=_METADATA_TIMEOUT_S).brokers.values()
         self.bootstrap_servers = [f"{broker.host}:{broker.port}" for broker in brokers]
 
-    def _note_delivery(self, error: object, message: object) -> None:
+    def _note_delivery(self, error: object, _message: object) -> None:
         self.refused += error is not None
 
     def create_topic(self, name: str) -> int:

@@ -37,8 +37,8 @@ KINDS: dict[str, Callable[[bytes], bytes | None]] = {
     "invalid_json": lambda value: value[: len(value) // 2],
     "invalid_utf8": lambda value: value.replace(b"customer-", b"custom\xff\xfe-", 1),
     "not_an_object": lambda value: b"[" + value + b"]",
-    "empty_value": lambda value: b"",
-    "tombstone": lambda value: None,
+    "empty_value": lambda _: b"",
+    "tombstone": lambda _: None,
 }
 
 

@@ -77,7 +77,7 @@ def run(plan: Plan, display: Display) -> Result:
             display.say("starting the worker as a process of its own, simulating cards meanwhile")
             transactions = simulator.after_warm_up(plan.seed, round(plan.rate * plan.seconds))
             ledger = Ledger(transactions.scenario > 0, _faults(plan, transactions))
-            display.say("waiting for the worker: model checked, consumer group joined (about 3 s)")
+            display.say("waiting for the worker to load the model and join its group (3 s)")
             worker.wait_ready()
             feed = Feed(cluster, INPUT_TOPIC, transactions, ledger, plan.rate)
             readback = Readback(cluster, OUTPUT_TOPIC, DEAD_LETTER_TOPIC, partitions, ledger)

@@ -27,6 +27,8 @@ WARM_UP_DAYS = 45
 # The shipped model was trained on this world, so nothing else may use it: scores on it would flatter the model.
 TRAINING_SEED = 90_210
 
+_SATURDAY = 5
+_LAST_HOUR_OF_NIGHT = 6
 _LARGE_AMOUNT = 220.0
 _TERMINAL_SPELL_DAYS = 28
 _CUSTOMER_SPELL_DAYS = 14
@@ -72,12 +74,12 @@ class Transactions:
     @property
     def is_weekend(self) -> Booleans:
         """Saturday or Sunday."""
-        return (self.day + _START_WEEKDAY) % 7 >= 5
+        return (self.day + _START_WEEKDAY) % 7 >= _SATURDAY
 
     @property
     def is_night(self) -> Booleans:
         """From 00:00 up to and including 06:59."""
-        return self.time_s % DAY_S // 3_600 <= 6
+        return self.time_s % DAY_S // 3_600 <= _LAST_HOUR_OF_NIGHT
 
     def part(self, chosen: slice) -> Transactions:
         """The transactions in ``chosen``; features stay as they were computed with the whole history."""

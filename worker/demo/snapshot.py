@@ -89,7 +89,7 @@ class Observer:
         ledger = self._ledger
         outcome = ledger.outcome()
         self._points.append((elapsed_s, ledger.events_back))
-        while len(self._points) > 2 and self._points[0][0] < elapsed_s - _RECENT_S:
+        while len(self._points[:-2]) and self._points[0][0] < elapsed_s - _RECENT_S:
             self._points.pop(0)
         (start, before), (end, now) = self._points[0], self._points[-1]
         rate = (now - before) / (end - start) if end > start else 0.0

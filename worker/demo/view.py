@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Self, TextIO
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
 _WIDTH = 80
 _BAR_WIDTH = 14
 _ROWS = 6
+_FACTS = 4
 _SPARKS = " ▁▂▃▄▅▆▇█"
 _PLAIN_EVERY_S = 2.0
+_ROUND_FROM = 100
 
 
 class PlainDisplay:
@@ -105,12 +108,11 @@ def render(snapshot: Snapshot, width: int) -> Group:
     )
     grid = Table.grid(expand=False)
     half = width // 2
-    for left, right in (
-        (_throughput(snapshot), _latency(snapshot)),
-        (_sizes(snapshot), _closed(snapshot)),
-        (_fraud(snapshot), _dead_letters(snapshot)),
+    for height, left, right in (
+        (_FACTS + 2, _throughput(snapshot), _latency(snapshot)),
+        (_ROWS + 2, _sizes(snapshot), _closed(snapshot)),
+        (_FACTS + 2, _fraud(snapshot), _dead_letters(snapshot)),
     ):
-        height = max(_ROWS + 2 if left[0].startswith("Batch") else 6, 3)
         grid.add_row(
             *(Panel(body, title=name, title_align="left", width=half, height=height) for name, body in (left, right))
         )
@@ -204,9 +206,9 @@ def _dead_letters(snapshot: Snapshot) -> _Part:
     for _ in range(2):
         table.add_column(style="dim", no_wrap=True)
         table.add_column(justify="right", no_wrap=True)
-    entries = [(name, str(count)) for name, count in sorted(snapshot.reasons.items())][:8]
-    entries += [("", "")] * (8 - len(entries))
-    for left, right in zip(entries[:4], entries[4:], strict=True):
+    entries = [(name, str(count)) for name, count in sorted(snapshot.reasons.items())][: 2 * _FACTS]
+    entries += [("", "")] * (2 * _FACTS - len(entries))
+    for left, right in zip(entries[:_FACTS], entries[_FACTS:], strict=True):
         table.add_row(*left, *right)
     return f"Dead letters, {snapshot.dead_lettered} sent on purpose", table
 
@@ -223,17 +225,19 @@ def summary(result: Result) -> str:
     """What happened, in lines of at most 80 characters, with what to do next."""
     facts = result.report
     latency = facts["latency_ms"]
+    rate, seconds = _number(facts["events_per_second"]), facts["seconds"]
+    p50, p95, p99 = (_number(latency[name]) for name in ("p50", "p95", "p99"))
+    quality = f"precision {_number(facts['precision'])}, recall {_number(facts['recall'])}"
+    mean = _number(facts["mean_batch_size"])
     lines = [
         "",
-        f"{facts['produced']:,} records sent: {facts['scored']:,} scored, {facts['dead_lettered']:,} dead-lettered, "
-        f"{facts['missing']:,} missing, {facts['duplicates']:,} twice",
-        f"{_number(facts['events_per_second'])} events/s over {facts['seconds']:.1f} s by {facts['model']} on "
-        f"{facts['provider']}; latency p50 {_number(latency['p50'])}, p95 {_number(latency['p95'])}, "
-        f"p99 {_number(latency['p99'])} ms",
-        f"mean batch {_number(facts['mean_batch_size'])}; closed by {_listed(result.batches.reasons)}",
-        f"{facts['flagged']:,} flagged, {facts['true_fraud_flagged']:,} of them true fraud: "
-        f"precision {_number(facts['precision'])}, recall {_number(facts['recall'])}",
-        f"dead letters: {_listed(result.reasons)}",
+        f"records    {facts['produced']:,} sent: {facts['scored']:,} scored, {facts['dead_lettered']:,} refused",
+        f"losses     {facts['missing']:,} missing, {facts['duplicates']:,} twice",
+        f"rate       {rate} events/s over {seconds:.1f} s, {facts['model']} on {facts['provider']}",
+        f"latency    p50 {p50} ms, p95 {p95} ms, p99 {p99} ms, sent to read back",
+        f"batches    {mean} records on average, closed by {_listed(result.batches.reasons)}",
+        f"fraud      {facts['flagged']:,} flagged, {facts['true_fraud_flagged']:,} of them rightly: {quality}",
+        *_wrapped("refused    ", _listed(result.reasons)),
         "",
     ]
     if result.problems:
@@ -264,10 +268,15 @@ def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "none"
 
 
+def _wrapped(label: str, text: str) -> list[str]:
+    return textwrap.wrap(text, _WIDTH - 1, initial_indent=label, subsequent_indent=" " * len(label))
+
+
 def _number(value: float | None) -> str:
     if value is None:
         return "-"
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+    digits = 0 if value >= _ROUND_FROM else 1 if value >= 1 else 2
+    return f"{value:,.{digits}f}"
 
 
 def _share(part: int, whole: int) -> str:

@@ -90,12 +90,12 @@ class WorkerProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start the process; it is not ready yet."""
+        """Start the process; it is not ready yet. It ends when the calling thread does, so call from the main one."""
         # A setting in the user's environment is meant for a worker of theirs and would win over the demo's file.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE__")}
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "worker", "run", "--config", str(self._config)],
+                [sys.executable, "-m", "worker.demo.leash", "run", "--config", str(self._config)],
                 cwd=self._config.parent,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -174,7 +174,7 @@ class WorkerProcess:
     def _ask(self, path: str) -> str | None:
         """The body of a 200 answer; None for any other answer or none."""
         try:
-            with urllib.request.urlopen(self._url + path, timeout=_ASK_TIMEOUT_S) as answer:
+            with urllib.request.urlopen(self._url + path, timeout=_ASK_TIMEOUT_S) as answer:  # noqa: S310 - our own http
                 body: bytes = answer.read()
                 return body.decode()
         except (urllib.error.URLError, OSError):
