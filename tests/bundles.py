@@ -132,7 +132,7 @@ def _scalar_bundle(
     *,
     width: int = 1,
 ) -> Path:
-    shape = ["batch", len(fields)]
+    shape: list[str | int | None] = ["batch", len(fields)]
     model = _model(
         nodes,
         [helper.make_tensor_value_info("features", TensorProto.FLOAT, shape)],

@@ -17,7 +17,7 @@ PROMISED = {
 
 def main() -> int:
     """0 when the demo ended well, lost nothing, doubled nothing and dead-lettered its bad records."""
-    command = [Path(sys.executable).parent / "headrace", "demo", "--json", "--seconds", str(SECONDS)]
+    command = [str(Path(sys.executable).parent / "headrace"), "demo", "--json", "--seconds", str(SECONDS)]
     done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True, timeout=TIMEOUT_S)
     lines = done.stdout.splitlines()
     if done.returncode != 0 or not lines:

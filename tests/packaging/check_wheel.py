@@ -40,21 +40,21 @@ def main() -> int:
     headrace = subprocess.run([python.parent / "headrace", "version"], cwd=away, env=clean(), check=False)
     if headrace.returncode != 0:
         return headrace.returncode
-    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *SUITES]
+    command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *SUITES]
     return subprocess.run(command, cwd=away, env=clean(), check=False).returncode
 
 
 def build() -> Path:
     """Build the wheel with the pinned build backend; returns its path."""
-    command = [Path(sys.executable).parent / "uv", "build", "-q", "--wheel", "--no-build-isolation"]
-    where = ["--python", sys.executable, "--out-dir", WORK / "dist", PROJECT]
+    command = [uv(), "build", "-q", "--wheel", "--no-build-isolation"]
+    where = ["--python", sys.executable, "--out-dir", str(WORK / "dist"), str(PROJECT)]
     subprocess.run([*command, *where], check=True)
     (wheel,) = (WORK / "dist").glob("*.whl")
     return wheel
 
 
 def install(wheel: Path) -> Path:
-    """An environment with the wheel and, by copies of links, every locked package but the editable project."""
+    """An environment with the wheel and, by links, every locked package but the editable project."""
     folder = WORK / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     python = folder / "bin" / "python"
@@ -62,7 +62,7 @@ def install(wheel: Path) -> Path:
     for entry in Path(sysconfig.get_paths()["purelib"]).iterdir():
         if "headrace" not in entry.name and entry.name != "__pycache__":
             (site / entry.name).symlink_to(entry)
-    command = [Path(sys.executable).parent / "uv", "pip", "install", "-q", "--python", python, "--no-deps", wheel]
+    command = [uv(), "pip", "install", "-q", "--python", str(python), "--no-deps", str(wheel)]
     subprocess.run(command, check=True)
     return python
 
@@ -74,6 +74,11 @@ def served_by_wheel(python: Path, away: Path) -> bool:
     if strays:
         sys.stderr.write(f"these do not come from the wheel: {', '.join(strays)}\n")
     return not strays
+
+
+def uv() -> str:
+    """The installer of the development environment."""
+    return str(Path(sys.executable).parent / "uv")
 
 
 def clean() -> dict[str, str]:
