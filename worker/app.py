@@ -19,7 +19,14 @@ from aiokafka.partitioner import murmur2
 
 from worker import __version__, logs
 from worker.adapters.bundle import Bundle, load_bundle
-from worker.adapters.kafka_topics import TopicFacts, connect, describe, missing_topics, too_few_partitions
+from worker.adapters.kafka_topics import (
+    TopicFacts,
+    connect,
+    describe,
+    missing_permissions,
+    missing_topics,
+    too_few_partitions,
+)
 from worker.adapters.onnx_model import OnnxModel
 from worker.adapters.probes import ProbeServer
 from worker.adapters.schema_file import load_schema
@@ -191,7 +198,7 @@ class Worker:
         kafka = self._settings.kafka
         names = (*kafka.input_topics, kafka.output_topic, kafka.dead_letter_topic)
         facts = await connect(kafka, lambda: describe(kafka, names))
-        problems = missing_topics(names, facts)
+        problems = missing_topics(names, facts) + missing_permissions(kafka, facts)
         if self._settings.output.partitioning == "source":
             problems += too_few_partitions(kafka, facts)
         if problems:

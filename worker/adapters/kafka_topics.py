@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 from aiokafka import errors as kafka
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from worker.adapters.kafka_options import connection_options
+from worker.adapters.kafka_admin import TOPIC_DENIED, connected
+from worker.adapters.kafka_diagnosis import final_refusal, heard
+from worker.adapters.kafka_options import broker_error
 from worker.errors import BrokerError, Problem
 
 if TYPE_CHECKING:
@@ -25,22 +23,8 @@ log = structlog.get_logger("headrace.topics")
 DEFAULT_MAX_MESSAGE_BYTES = 1_048_588
 """Kafka's own default, assumed where the broker does not tell."""
 
+REQUEST_TIMEOUT_MS = 40_000
 BACKOFF_S = (0.25, 0.5, 1.0, 2.0, 5.0)
-
-_FINAL_REFUSALS: Mapping[str, tuple[str, str]] = {
-    "SaslAuthenticationFailed": (
-        "the broker refuses the login",
-        "check kafka.sasl_username, kafka.sasl_password and kafka.sasl_mechanism",
-    ),
-    "UnsupportedSaslMechanism": (
-        "the broker does not offer this SASL mechanism",
-        "set kafka.sasl_mechanism to one that the listener enables",
-    ),
-    "CERTIFICATE_VERIFY_FAILED": (
-        "the broker's certificate is not trusted",
-        "point kafka.ssl_ca_file at the authority that signed it, and use the host name that it is made out for",
-    ),
-}
 
 _Client = TypeVar("_Client")
 
@@ -52,21 +36,26 @@ class TopicFacts:
     name: str
     partitions: int
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
-    cleanup_policy: str = "delete"
+    operations: frozenset[str] | None = None
+    """What we may do with it, such as READ and WRITE; None where the broker does not tell."""
 
 
 async def connect(section: KafkaSection, start: Callable[[], Awaitable[_Client]]) -> _Client:
     """Call ``start`` until a broker answers, waiting up to 5 s in between; every wait is logged.
 
-    Raises BrokerError at once where waiting cannot help: a refused login, an untrusted certificate.
+    Raises BrokerError at once where waiting cannot help: a refused login, an untrusted certificate, a permission.
     """
     attempt = 0
     while True:
-        with _heard() as lines:
+        with heard() as lines:
             try:
                 return await start()
-            except kafka.KafkaConnectionError as error:
-                _raise_if_final(lines, section)
+            except kafka.KafkaError as error:
+                if not error.retriable and not isinstance(error, kafka.KafkaTimeoutError):
+                    raise broker_error(error, "connecting") from error
+                refused = final_refusal(lines, section)
+                if refused is not None:
+                    raise BrokerError(refused) from error
                 wait_s = BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)]
                 attempt += 1
                 log.error(
@@ -80,44 +69,29 @@ async def connect(section: KafkaSection, start: Callable[[], Awaitable[_Client]]
 
 
 async def describe(section: KafkaSection, names: Iterable[str]) -> dict[str, TopicFacts]:
-    """Facts of those of the named topics that exist; raises aiokafka's errors when no broker answers."""
-    client = AIOKafkaAdminClient(**connection_options(section))
-    try:
-        await client.start()
-        existing = set(await client.list_topics())
-        wanted = [name for name in dict.fromkeys(names) if name in existing]
-        if not wanted:
-            return {}
-        partitions = {topic["topic"]: len(topic["partitions"]) for topic in await client.describe_topics(wanted)}
-        configs = await _configs(client, wanted)
-    finally:
-        await client.close()
-    facts = {}
-    for name in wanted:
-        config = configs.get(name, {})
-        size = int(config.get("max.message.bytes", DEFAULT_MAX_MESSAGE_BYTES))
-        facts[name] = TopicFacts(name, partitions[name], size, config.get("cleanup.policy", "delete"))
-    return facts
+    """Facts of those of the named topics that exist.
 
-
-async def _configs(client: AIOKafkaAdminClient, names: list[str]) -> dict[str, dict[str, str]]:
-    """Each topic's configuration; empty where the broker does not tell, which is logged."""
-    keys = dict.fromkeys(("max.message.bytes", "cleanup.policy"))
-    try:
-        answers = await client.describe_configs(
-            [ConfigResource(ConfigResourceType.TOPIC, name, configs=dict(keys)) for name in names]
+    Raises aiokafka's errors when no broker answers, and BrokerError for topics that we may not see.
+    """
+    async with connected(section, REQUEST_TIMEOUT_MS) as admin:
+        states = await admin.topics(names)
+        denied = [name for name, state in states.items() if state.error_code == TOPIC_DENIED]
+        if denied:
+            raise BrokerError(*(topic_denied(section, name, "describe") for name in denied))
+        existing = [state for state in states.values() if state.exists]
+        configs = await admin.topic_configs([state.name for state in existing], ("max.message.bytes",))
+    untold = [state.name for state in existing if state.name not in configs]
+    if untold:
+        log.warning("topic_configs_unknown", topics=untold, assumed_max_bytes=DEFAULT_MAX_MESSAGE_BYTES)
+    return {
+        state.name: TopicFacts(
+            state.name,
+            state.partitions,
+            int(configs.get(state.name, {}).get("max.message.bytes", DEFAULT_MAX_MESSAGE_BYTES)),
+            state.operations,
         )
-    except kafka.KafkaError as error:
-        log.warning("topic_configs_unknown", error=type(error).__name__, assumed_max_bytes=DEFAULT_MAX_MESSAGE_BYTES)
-        return {}
-    configs: dict[str, dict[str, str]] = {}
-    for answer in answers:
-        for code, message, _, name, entries, *_ in answer.resources:
-            if code:
-                log.warning("topic_config_unknown", topic=name, code=code, detail=message)
-            else:
-                configs[name] = {entry[0]: entry[1] for entry in entries}
-    return configs
+        for state in existing
+    }
 
 
 def missing_topics(names: Iterable[str], facts: Mapping[str, TopicFacts]) -> list[Problem]:
@@ -131,6 +105,30 @@ def missing_topics(names: Iterable[str], facts: Mapping[str, TopicFacts]) -> lis
         )
         for name in dict.fromkeys(names)
         if name not in facts
+    ]
+
+
+def topic_denied(section: KafkaSection, name: str, operation: str) -> Problem:
+    """The problem of a topic on which the broker denies us an operation."""
+    keys = {section.output_topic: "kafka.output_topic", section.dead_letter_topic: "kafka.dead_letter_topic"}
+    key = keys.get(name, "kafka.input_topics")
+    return Problem(
+        f"the broker does not allow us to {operation} topic {name}",
+        f"grant {'READ' if key == 'kafka.input_topics' else 'WRITE'} and DESCRIBE on topic {name}",
+        key=key,
+        code="topic_denied",
+    )
+
+
+def missing_permissions(section: KafkaSection, facts: Mapping[str, TopicFacts]) -> list[Problem]:
+    """A problem for each input that we may not read and each other topic that we may not write, if the broker tells."""
+    needs = dict.fromkeys(section.input_topics, "READ") | dict.fromkeys(
+        (section.output_topic, section.dead_letter_topic), "WRITE"
+    )
+    return [
+        topic_denied(section, name, operation.lower())
+        for name, operation in needs.items()
+        if name in facts and (granted := facts[name].operations) is not None and operation not in granted
     ]
 
 
@@ -150,36 +148,3 @@ def too_few_partitions(section: KafkaSection, facts: Mapping[str, TopicFacts]) -
         for name in section.input_topics
         if name in facts and facts[name].partitions > output.partitions
     ]
-
-
-class _Heard(logging.Handler):
-    """Keeps what aiokafka logs: its exceptions say only that bootstrapping failed, the log says why."""
-
-    def __init__(self, lines: list[str]) -> None:
-        super().__init__(logging.WARNING)
-        self._lines = lines
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep the text."""
-        self._lines.append(record.getMessage())
-
-
-@contextmanager
-def _heard() -> Iterator[list[str]]:
-    """What aiokafka logs meanwhile."""
-    lines: list[str] = []
-    handler, logger = _Heard(lines), logging.getLogger("aiokafka")
-    logger.addHandler(handler)
-    try:
-        yield lines
-    finally:
-        logger.removeHandler(handler)
-
-
-def _raise_if_final(lines: list[str], section: KafkaSection) -> None:
-    """Raise where another attempt would be refused in the same way."""
-    for line in lines:
-        for mark, (message, remedy) in _FINAL_REFUSALS.items():
-            if mark in line:
-                servers = ", ".join(section.bootstrap_servers)
-                raise BrokerError(Problem(f"{message} ({servers}): {line}", remedy, key="kafka", code="refused"))

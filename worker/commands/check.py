@@ -34,7 +34,7 @@ def check(config: ConfigOption = DEFAULT_CONFIG, online: OnlineOption = False, j
     if loaded is not None:
         check_offline(loaded, findings)
         if online:
-            findings.attempt(lambda: _check_online(loaded.settings))
+            findings.attempt(lambda: _check_online(loaded, findings.not_checked))
     if json_output:
         problems = [problem_fields(problem) for problem in findings.problems]
         emit_json({"ok": not problems, "problems": problems, "not_checked": findings.not_checked})
@@ -127,9 +127,10 @@ def _build_codec(schema: ObjectSpec, bundle: Bundle, model: OnnxModel | None, lo
         raise with_lines(error, loaded.origins) from error
 
 
-def _check_online(settings: Settings) -> None:
+def _check_online(loaded: Loaded, notes: list[str]) -> None:
     from worker.adapters.kafka_check import check_online
+    from worker.codec import with_lines
 
-    problems = check_online(settings)
+    problems = check_online(loaded.settings, notes.append)
     if problems:
-        raise BrokerError(*problems)
+        raise BrokerError(*with_lines(ConfigError(*problems), loaded.origins).problems)
