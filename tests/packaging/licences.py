@@ -66,15 +66,14 @@ def licence(name: str) -> str:
         facts = metadata.metadata(name)
     except metadata.PackageNotFoundError:
         facts = metadata.metadata(TWINS[name])
-    expression = facts.get("License-Expression")
-    if expression:
-        return str(expression)
+    if "License-Expression" in facts:
+        return facts["License-Expression"]
     classifiers = [
         entry.removeprefix(FROM_CLASSIFIER).strip()
         for entry in facts.get_all("Classifier") or ()
         if entry.startswith(FROM_CLASSIFIER)
     ]
-    text = str(facts.get("License") or "").strip()
+    text = facts["License"].strip() if "License" in facts else ""
     if text and "\n" not in text:
         return text
     if classifiers:
