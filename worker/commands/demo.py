@@ -35,17 +35,9 @@ def demo(
     """Run the worker on simulated card transactions and account for every record; stops by itself."""
     from worker.demo.cluster import require_demo_extra
     from worker.demo.session import Plan
-    from worker.demo.simulator import TRAINING_SEED
 
     require_demo_extra()
-    if seed == TRAINING_SEED:
-        problem = Problem(
-            f"seed {seed} is the world that the demo's model was trained on, so its scores would flatter the model",
-            remedy="choose any other seed",
-            key="--seed",
-            code="training_seed",
-        )
-        raise ConfigError(problem)
+    refuse_training_seed(seed)
     for ending in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, signal.default_int_handler)
     sys.setswitchinterval(0.001)  # the threads that send and read back measure latency and must not wait for drawing
@@ -54,6 +46,20 @@ def demo(
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: nothing is left running\n")
         return _INTERRUPTED
+
+
+def refuse_training_seed(seed: int) -> None:
+    """Raise ConfigError for the one seed whose world the shipped model has seen."""
+    from worker.demo.simulator import TRAINING_SEED
+
+    if seed == TRAINING_SEED:
+        problem = Problem(
+            f"seed {seed} is the world that the demo's model was trained on, so its scores would flatter the model",
+            remedy="choose any other seed",
+            key="--seed",
+            code="training_seed",
+        )
+        raise ConfigError(problem)
 
 
 def _show(plan: Plan, *, json_output: bool) -> int:

@@ -252,7 +252,7 @@ def summary(result: Result) -> str:
     return "\n".join(
         [
             *lines,
-            "Every record is accounted for, and the worker committed all of them before it exited.",
+            "Every record is accounted for, and the worker committed them all before it left.",
             "",
             "Next:",
             "  headrace model inspect YOUR.onnx --init    a starter bundle for your own model",
