@@ -146,9 +146,11 @@ def _plain(node: Node, raw: bytes, path: str) -> object:
 
 def _number(node: Node, text: str, path: str) -> float:
     """A JSON number as the field's type has it; a fraction stays one, for ``node_fault`` to judge."""
-    as_written = node.whole and text.lstrip("-").isdigit()
-    integer = as_written or (isinstance(node.spec, NumberSpec) and node.spec.integer)
+    digits_only = text.lstrip("-").isdigit()
+    if not isinstance(node.spec, NumberSpec):
+        # The field wants no number, so that only the word for its type matters.
+        return 0 if digits_only else 0.5
     try:
-        return number_from(text, integer=integer)
+        return number_from(text, integer=node.spec.integer or (node.whole and digits_only))
     except Unusable as error:
         raise _Refused(path, Fault(error.reason, error.text)) from None

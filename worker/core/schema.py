@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Final, cast
 
 from worker.core.patterns import python_pattern
 from worker.core.specs import (
@@ -166,11 +166,9 @@ class _Compiler:
         return self.node(found, target[1:], (*refs, target))
 
     def _any_of(self, schema: Mapping[str, object], pointer: str, refs: tuple[str, ...]) -> Spec:
-        branches = schema["anyOf"]
-        others: list[int] = []
-        if isinstance(branches, Sequence):
-            others = [index for index, branch in enumerate(branches) if branch != {"type": "null"}]
-        if not isinstance(branches, Sequence) or len(others) != 1 or len(branches) == 1:
+        branches = cast("list[object]", schema["anyOf"])
+        others = [index for index, branch in enumerate(branches) if branch != {"type": "null"}]
+        if len(others) != 1 or len(branches) == 1:
             problem = _unenforceable(pointer, "anyOf", "anyOf other than one schema and null", _REMEDIES["oneOf"])
             return Spec(pointer=pointer, problems=(problem,))
         spec = self.node(branches[others[0]], f"{_join(pointer, 'anyOf')}/{others[0]}", refs)
