@@ -109,6 +109,7 @@ class Pipeline:
         self._flush: FlushReason | None = None
         self._committing: Commit | None = None
         self._commit_at = 0.0
+        self._commit_failed = False
         self.tally = Tally()
 
     # ---- facts -------------------------------------------------------------------------------------------
@@ -128,6 +129,7 @@ class Pipeline:
 
     def partitions_revoked(self, tps: Iterable[TopicPartition]) -> int:
         """The assignments are over; what is unsettled is released to the next owner. Returns how many records."""
+        tps = list(tps)
         epochs = {epoch for tp in tps if (epoch := self._tracker.epoch(tp)) is not None}
         abandoned = sum(self._tracker.revoke(tp) for tp in tps)
         self._batcher.drop(epochs)
@@ -157,6 +159,7 @@ class Pipeline:
             self._batcher.add(Slice(block, start, len(span)), now)
         self._produce(letters)
         self._dispatch(now)
+        self._maybe_commit(now)
         return decoded
 
     def record_unreadable(self, span: Span, refusal: Refusal) -> None:
@@ -180,7 +183,11 @@ class Pipeline:
         """The broker acknowledged a parcel except the ``refused`` records, by index in the parcel."""
         letters: list[Parcel] = []
         for index, refusal in refused.items():
-            self._dead_letter(parcel.row(index), refusal, letters)
+            row = parcel.row(index)
+            if self._tracker.is_current(row.span):
+                self._dead_letter(row, refusal, letters)
+            else:
+                self.tally.stale_rows += 1
         if refused:
             for index in range(len(parcel)):
                 if index not in refused:
@@ -201,6 +208,7 @@ class Pipeline:
     def commit_failed(self, now: float) -> None:
         """The outstanding commit failed; it is tried again after an interval if the partitions are still ours."""
         self._committing = None
+        self._commit_failed = True
         self._commit_at = now + self._policy.commit_interval_s
 
     def tick(self, now: float) -> None:
@@ -389,11 +397,13 @@ class Pipeline:
             return
         tracker = self._tracker
         settled = tracker.uncommitted_records - tracker.in_flight_records
-        if now < self._commit_at and settled < self._policy.commit_max_records:
+        enough = settled >= self._policy.commit_max_records and not self._commit_failed
+        if now < self._commit_at and not enough:
             return
         commit = tracker.committable()
         if commit is None:
             return
         self._committing = commit
+        self._commit_failed = False
         self._commit_at = now + self._policy.commit_interval_s
         self._actions.append(CommitOffsets(commit))
