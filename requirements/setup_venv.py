@@ -134,8 +134,8 @@ def has_nvidia_device() -> bool:
 
 
 def reported_version(python: Path) -> str:
-    """The version of the interpreter at that path; empty where it cannot run any more."""
-    code = "import platform; print(platform.python_version())"
+    """The version of the interpreter at that path; empty where it cannot run any more or has no pip."""
+    code = "import pip, platform; print(platform.python_version())"
     try:
         return subprocess.run([str(python), "-c", code], check=True, capture_output=True, text=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
