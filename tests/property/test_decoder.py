@@ -16,7 +16,7 @@ from worker.core.decoder import Decoder
 from worker.core.explain import Accepted
 from worker.core.features import DecisionSpec, OutputSpec, TensorSpec
 from worker.core.output import OutputEncoder
-from worker.core.records import Decoded, Refusal
+from worker.core.records import Decoded
 from worker.core.schema import compile_schema
 
 SCHEMA: dict[str, object] = {

@@ -33,8 +33,11 @@ DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 # Read by people and tools, without a bearing on which values are valid. "format" is one of them in this dialect.
 _ANNOTATIONS: Final = frozenset(
-    ["$schema", "$id", "$anchor", "$comment", "$defs", "definitions", "title", "description", "examples", "format"]
-    + ["deprecated", "readOnly", "writeOnly", "contentEncoding", "contentMediaType", "contentSchema", "default"]
+    {
+        *("$schema", "$id", "$anchor", "$comment", "$defs", "definitions", "title", "description", "examples"),
+        *("format", "default", "deprecated", "readOnly", "writeOnly"),
+        *("contentEncoding", "contentMediaType", "contentSchema"),
+    }
 )
 _BY_KIND: Final[Mapping[str, frozenset[str]]] = {
     "null": frozenset(),

@@ -63,7 +63,10 @@ class BooleanSpec(Spec):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NumberSpec(Spec):
-    """A finite number; ``integer`` means without a fraction, so 1.0 counts as one."""
+    """A finite number; ``integer`` means without a fraction, so 1.0 counts as one.
+
+    A number that is no integer counts as its nearest 64-bit float, also against its bounds.
+    """
 
     integer: bool = False
     minimum: float | None = None

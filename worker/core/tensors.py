@@ -82,11 +82,9 @@ class TensorPacker:
             return self._bulk_text(rows)
         chunks, balked = self._chunks(rows)
         matrix = np.frombuffer(b"".join(chunks), self._buffer).reshape(len(rows), self.spec.width)
-        if self.spec.encoding == "base64":
-            bad = ~np.isfinite(matrix)
-        else:
-            # NaN passes: JSON cannot carry it, so here it only stands for an absent value.
-            bad = (matrix < self._low) | (matrix > self._high)
+        # NaN passes the bounds: JSON cannot carry it, so that it only stands for an absent value; base64 can.
+        outside = (matrix < self._low) | (matrix > self._high)
+        bad = ~np.isfinite(matrix) if self.spec.encoding == "base64" else outside
         if bad.any():
             balked = sorted({*balked, *np.flatnonzero(bad.any(axis=1)).tolist()})
         with np.errstate(over="ignore", invalid="ignore"):

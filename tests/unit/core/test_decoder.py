@@ -94,7 +94,7 @@ GOOD = b'{"id":"a","amount":2.5,"count":3,"code":"abc","vector":[1,2],"note":nul
     ],
 )
 def test_a_bad_record_is_refused_with_its_reason(value: bytes | None, stage: str, reason: str, words: str) -> None:
-    """Stage, reason and message name the fault; the neighbours' tensors and rows are whole; the refused row is empty."""
+    """Stage, reason and message name the fault; the refused row is empty, its neighbours are whole."""
     result = STANDARD.decode([GOOD, value, GOOD])
     (refusal,) = result.refusals.values()
     assert (refusal.stage, refusal.reason) == (stage, reason)
@@ -142,7 +142,7 @@ def test_the_interpreter_running_out_of_stack_counts_as_too_deep(monkeypatch: py
     class Exhausted:
         @staticmethod
         def decode(value: bytes) -> object:
-            raise RecursionError
+            raise RecursionError(value)
 
     monkeypatch.setattr("worker.core.explain._SYNTAX", Exhausted)
     verdict = STANDARD.explain(b"[]")

@@ -129,7 +129,7 @@ def test_absent_and_null_take_the_default_or_nan_in_float_tensors(include: bool)
         "e": {"type": ["number", "null"], "default": None},
     }
     tensor = TensorSpec("x", "float32", (5,), tuple(fields))
-    result = decode(fields, tensor, {}, {"c": None, "d": None, "e": None}, {key: 1 for key in fields}, include=include)
+    result = decode(fields, tensor, {}, {"c": None, "d": None, "e": None}, dict.fromkeys(fields, 1), include=include)
     nan = math.nan
     np.testing.assert_array_equal(result.tensors[0], [[7, nan, nan, 2.5, nan]] * 2 + [[1] * 5])
 
@@ -240,7 +240,7 @@ def test_bounds_of_the_schema_hold_in_integer_tensors() -> None:
 def test_exclusive_bounds_of_floats() -> None:
     """The bound itself is out, the next float is in."""
     fields = {"n": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}}
-    events = [{"n": 0}, {"n": math.nextafter(0, 1)}, {"n": math.nextafter(1, 0)}, {"n": 1}]
+    events: list[dict[str, Any]] = [{"n": n} for n in (0, math.nextafter(0, 1), math.nextafter(1, 0), 1)]
     assert reasons(decode(fields, TensorSpec("x", "float64", (), ("n",)), *events)) == {
         0: "out_of_range",
         3: "out_of_range",
