@@ -65,7 +65,7 @@ class BooleanSpec(Spec):
 class NumberSpec(Spec):
     """A finite number; ``integer`` means without a fraction, so 1.0 counts as one.
 
-    A number that is no integer counts as its nearest 64-bit float, also against its bounds.
+    Any other number counts as its nearest 64-bit float, unless the output repeats it: then its digits count.
     """
 
     integer: bool = False
