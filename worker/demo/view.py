@@ -235,7 +235,7 @@ def summary(result: Result) -> str:
         f"losses     {facts['missing']:,} missing, {facts['duplicates']:,} twice",
         f"rate       {rate} events/s over {seconds:.1f} s, {facts['model']} on {facts['provider']}",
         f"latency    p50 {p50} ms, p95 {p95} ms, p99 {p99} ms, sent to read back",
-        f"batches    {mean} records on average, closed by {_listed(result.batches.reasons)}",
+        *_wrapped("batches    ", f"{mean} records on average, closed by {_listed(result.batches.reasons)}"),
         f"fraud      {facts['flagged']:,} flagged, {facts['true_fraud_flagged']:,} of them rightly: {quality}",
         *_wrapped("refused    ", _listed(result.reasons)),
         "",

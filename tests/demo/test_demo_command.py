@@ -1,0 +1,157 @@
+"""``headrace demo`` and ``produce-sample`` end to end, on the mock cluster and with the real worker."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from worker.commands.app import execute
+from worker.demo.cluster import MockCluster
+from worker.demo.events import transaction_id
+from worker.demo.simulator import TRAINING_SEED
+from worker.demo.snapshot import report
+from worker.demo.worker_process import INPUT_TOPIC, configuration
+
+
+class Demo:
+    """A demo as a process of its own."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "worker", "demo", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def wait_for(self, beginning: str) -> None:
+        """Read the steps on standard error up to the one that begins so."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            if line.startswith(beginning):
+                return
+        pytest.fail(f"the demo ended without {beginning!r}: {self.process.wait()}")
+
+    def children(self) -> list[int]:
+        """The demo's child processes."""
+        pid = self.process.pid
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()]
+
+
+@pytest.fixture
+def demos() -> Iterator[list[Demo]]:
+    """Demos to be cleaned up."""
+    started: list[Demo] = []
+    yield started
+    for demo in started:
+        demo.process.kill()
+        demo.process.communicate()
+
+
+def gone(pid: int) -> bool:
+    """Whether no process with this number runs."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def test_demo_accounts_for_every_record(demos: list[Demo]) -> None:
+    """One JSON line with the documented keys; everything produced is scored or dead-lettered, exit 0."""
+    demos.append(Demo("--json", "--seconds", "2", "--rate", "400", "--seed", "7"))
+    output, errors = demos[0].process.communicate(timeout=90)
+    assert demos[0].process.returncode == 0, errors
+    facts = json.loads(output)
+    assert list(facts) == list(report_keys())
+    assert (facts["missing"], facts["duplicates"]) == (0, 0)
+    assert (facts["produced"], facts["scored"], facts["dead_lettered"]) == (808, 800, 8)
+    assert (facts["model"], facts["provider"]) == ("fraud@1.0.0", facts["provider"])
+    assert facts["latency_ms"]["p50"] > 0
+
+
+def report_keys() -> tuple[str, ...]:
+    """The keys that ``--json`` promises, in order."""
+    return (
+        *("produced", "scored", "dead_lettered", "missing", "duplicates", "seconds", "events_per_second"),
+        *("latency_ms", "mean_batch_size", "flagged", "true_fraud_flagged", "precision", "recall", "model", "provider"),
+    )
+
+
+def test_interrupt_ends_early_and_in_order(demos: list[Demo]) -> None:
+    """Ctrl-C stops the stream; what was sent is still accounted for and the exit code is 0."""
+    demos.append(Demo("--json", "--seconds", "600", "--rate", "100"))
+    demos[0].wait_for("running")
+    demos[0].process.send_signal(signal.SIGINT)
+    output, errors = demos[0].process.communicate(timeout=90)
+    facts = json.loads(output)
+    assert demos[0].process.returncode == 0, errors
+    assert 0 < facts["produced"] < 10_000
+    assert (facts["missing"], facts["duplicates"]) == (0, 0)
+
+
+def test_killed_demo_leaves_no_worker(demos: list[Demo]) -> None:
+    """Even after kill -9 of the demo its worker ends."""
+    demos.append(Demo("--json"))
+    demos[0].wait_for("waiting")
+    (worker,) = demos[0].children()
+    demos[0].process.kill()
+    deadline = time.monotonic() + 60
+    while not gone(worker) and time.monotonic() < deadline:
+        os.sched_yield()
+    assert gone(worker)
+
+
+@pytest.mark.parametrize("command", ["demo", "produce-sample"])
+def test_training_seed_is_refused(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The world that the model was trained on is never shown: exit 2, with the reason."""
+    assert execute([command, "--seed", str(TRAINING_SEED)]) == 2
+    assert "trained on" in capsys.readouterr().err
+
+
+def test_missing_extra_is_an_environment_fault(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without the demo extra: exit 3 and the command to type."""
+    monkeypatch.setitem(sys.modules, "confluent_kafka", None)
+    assert execute(["demo"]) == 3
+    assert "headrace[demo,cpu]" in capsys.readouterr().err
+
+
+@pytest.fixture
+def cluster() -> MockCluster:
+    """An empty mock cluster."""
+    return MockCluster()
+
+
+def config_for(cluster: MockCluster, folder: Path) -> str:
+    """A configuration file for the cluster."""
+    file = folder / "worker.yaml"
+    file.write_text(yaml.safe_dump(configuration(cluster.bootstrap_servers, 8080)), encoding="utf-8")
+    return str(file)
+
+
+@pytest.mark.parametrize("pace", [(), ("--rate", "1000")])
+def test_sample_arrives_in_the_input_topic(
+    cluster: MockCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str], pace: tuple[str, ...]
+) -> None:
+    """All transactions are acknowledged and in the topic once, each with its customer as the key."""
+    partitions = cluster.create_topic(INPUT_TOPIC)
+    config = config_for(cluster, tmp_path)
+    assert execute(["produce-sample", "--config", config, "--count", "600", *pace, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["topic"], facts["sent"], facts["acknowledged"]) == (INPUT_TOPIC, 600, 600)
+    reader = cluster.reader({INPUT_TOPIC: partitions})
+    messages = reader.consume(600, timeout=30)
+    reader.close()
+    sent = {json.loads(message.value())["transaction_id"] for message in messages}
+    assert sent == {transaction_id(number) for number in range(600)}
+    assert all(message.key() == json.loads(message.value())["customer_id"].encode() for message in messages)
