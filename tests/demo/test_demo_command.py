@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
+from worker.adapters.kafka_admin import Admin, TopicState
 from worker.commands.app import execute
+from worker.commands.demo import demo
+from worker.commands.produce_sample import produce_sample
 from worker.demo.cluster import MockCluster
 from worker.demo.events import transaction_id
 from worker.demo.simulator import TRAINING_SEED
-from worker.demo.snapshot import report
 from worker.demo.worker_process import INPUT_TOPIC, configuration
+from worker.errors import BrokerError, ConfigError
 
 
 class Demo:
@@ -52,17 +55,15 @@ def demos() -> Iterator[list[Demo]]:
     """Demos to be cleaned up."""
     started: list[Demo] = []
     yield started
-    for demo in started:
-        demo.process.kill()
-        demo.process.communicate()
+    for running in started:
+        running.process.kill()
+        running.process.communicate()
 
 
-def gone(pid: int) -> bool:
-    """Whether no process with this number runs."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
+def ended(process: int, within_s: float) -> bool:
+    """Whether the process, a pidfd of it, ends in time."""
+    readable, _, _ = select.select([process], [], [], within_s)
+    return bool(readable)
 
 
 def test_demo_accounts_for_every_record(demos: list[Demo]) -> None:
@@ -102,19 +103,17 @@ def test_killed_demo_leaves_no_worker(demos: list[Demo]) -> None:
     """Even after kill -9 of the demo its worker ends."""
     demos.append(Demo("--json"))
     demos[0].wait_for("waiting")
-    (worker,) = demos[0].children()
+    (worker,) = map(os.pidfd_open, demos[0].children())
     demos[0].process.kill()
-    deadline = time.monotonic() + 60
-    while not gone(worker) and time.monotonic() < deadline:
-        os.sched_yield()
-    assert gone(worker)
+    assert ended(worker, within_s=60)
+    os.close(worker)
 
 
-@pytest.mark.parametrize("command", ["demo", "produce-sample"])
-def test_training_seed_is_refused(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """The world that the model was trained on is never shown: exit 2, with the reason."""
-    assert execute([command, "--seed", str(TRAINING_SEED)]) == 2
-    assert "trained on" in capsys.readouterr().err
+@pytest.mark.parametrize("command", [demo, produce_sample])
+def test_training_seed_is_refused(command: Callable[..., int]) -> None:
+    """The world that the model was trained on is never shown, and the refusal says why."""
+    with pytest.raises(ConfigError, match="trained on"):
+        command(seed=TRAINING_SEED)
 
 
 def test_missing_extra_is_an_environment_fault(
@@ -132,26 +131,46 @@ def cluster() -> MockCluster:
     return MockCluster()
 
 
-def config_for(cluster: MockCluster, folder: Path) -> str:
+def config_for(cluster: MockCluster, folder: Path) -> Path:
     """A configuration file for the cluster."""
     file = folder / "worker.yaml"
     file.write_text(yaml.safe_dump(configuration(cluster.bootstrap_servers, 8080)), encoding="utf-8")
-    return str(file)
+    return file
 
 
-@pytest.mark.parametrize("pace", [(), ("--rate", "1000")])
+@pytest.mark.parametrize("rate", [None, 1000.0])
 def test_sample_arrives_in_the_input_topic(
-    cluster: MockCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str], pace: tuple[str, ...]
+    cluster: MockCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str], rate: float | None
 ) -> None:
     """All transactions are acknowledged and in the topic once, each with its customer as the key."""
     partitions = cluster.create_topic(INPUT_TOPIC)
-    config = config_for(cluster, tmp_path)
-    assert execute(["produce-sample", "--config", config, "--count", "600", *pace, "--json"]) == 0
+    assert produce_sample(config_for(cluster, tmp_path), 600, rate, json_output=True) == 0
     facts = json.loads(capsys.readouterr().out)
     assert (facts["topic"], facts["sent"], facts["acknowledged"]) == (INPUT_TOPIC, 600, 600)
     reader = cluster.reader({INPUT_TOPIC: partitions})
-    messages = reader.consume(600, timeout=30)
+    values = [(message.key() or b"", json.loads(message.value() or b"")) for message in reader.consume(600, timeout=30)]
     reader.close()
-    sent = {json.loads(message.value())["transaction_id"] for message in messages}
-    assert sent == {transaction_id(number) for number in range(600)}
-    assert all(message.key() == json.loads(message.value())["customer_id"].encode() for message in messages)
+    assert {event["transaction_id"] for _, event in values} == {transaction_id(number) for number in range(600)}
+    assert [key.decode() for key, _ in values] == [event["customer_id"] for _, event in values]
+
+
+@pytest.mark.logs_errors
+def test_sample_for_a_silent_broker_is_a_broker_error(cluster: MockCluster, tmp_path: Path) -> None:
+    """Where nobody answers, the command says so instead of waiting for ever."""
+    cluster.bootstrap_servers = ["127.0.0.1:9"]
+    with pytest.raises(BrokerError):
+        produce_sample(config_for(cluster, tmp_path), 1)
+
+
+def test_sample_for_a_missing_topic_is_a_broker_error(
+    cluster: MockCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The topic is not created on the quiet: the error names the command that does."""
+
+    async def nothing(_admin: Admin, names: list[str]) -> dict[str, TopicState]:
+        return {name: TopicState(name, 3) for name in names}
+
+    # The mock cluster creates each topic that somebody asks for.
+    monkeypatch.setattr(Admin, "topics", nothing)
+    with pytest.raises(BrokerError, match=f"topic {INPUT_TOPIC} does not exist"):
+        produce_sample(config_for(cluster, tmp_path), 1)

@@ -35,7 +35,7 @@ FULL = Snapshot(
     reasons=dict.fromkeys(KINDS, 900),
     batches=BATCHES,
     model="fraud@1.0.0",
-    history=tuple(float(number) for number in range(24)),
+    history=tuple(float(number) for number in range(18)),
 )
 EMPTY = Snapshot(
     phase="running",

@@ -11,6 +11,8 @@ from worker.demo.ledger import Ledger, percentiles_ms
 from worker.demo.worker_process import Samples
 
 _RECENT_S = 3.0
+# Fits beside the rate in half a terminal of 80 columns.
+_HISTORY = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ class Observer:
             reasons=dict(Counter(ledger.reasons).most_common()),
             batches=worker,
             model=ledger.model,
-            history=tuple(self._history[-24:]),
+            history=tuple(self._history[-_HISTORY:]),
         )
 
 
