@@ -104,6 +104,12 @@ class KafkaSection(Section):
         description="Most bytes of one fetch. Larger catches up faster and takes more memory; at least the largest"
         " record in the input.",
     )
+    fetch_max_wait_s: Annotated[float, Field(ge=0.001, le=5)] = Field(
+        default=0.1,
+        description="How long a broker may hold a fetch while there is nothing to read. New records end the wait at "
+        "once, so this is no latency; but it delays the first read of a newly assigned partition, and a short wait "
+        "costs CPU on idle topics.",
+    )
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         default="PLAINTEXT",
         description="How the brokers' listener is protected. `SASL_PLAINTEXT` sends the password readable for anyone"

@@ -15,7 +15,6 @@ import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord
 from aiokafka import TopicPartition as ClientPartition
 from aiokafka import errors as kafka
-from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 
 from worker.adapters.kafka_options import broker_error, connection_options
@@ -27,8 +26,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("headrace.source")
 
-FETCH_MAX_WAIT_MS = 100
-"""A long poll delays a newly assigned partition by as much; short keeps take-overs quick."""
+CAREFUL_POLL_TIMEOUT_MS = 500
+"""How long to wait for one record while reading around a corrupt batch."""
 
 MAX_POLL_INTERVAL_MS = 600_000
 """aiokafka leaves the group when nobody polls for so long; progress is judged by our own watch, long before."""
@@ -100,8 +99,8 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
             rebalance_timeout_ms=int(section.rebalance_timeout_s * 1000),
             max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
             isolation_level=section.isolation_level,
-            partition_assignment_strategy=(StickyPartitionAssignor, RoundRobinPartitionAssignor),
-            fetch_max_wait_ms=FETCH_MAX_WAIT_MS,
+            partition_assignment_strategy=(StickyPartitionAssignor,),
+            fetch_max_wait_ms=int(section.fetch_max_wait_s * 1000),
             fetch_max_bytes=section.max_fetch_bytes,
             max_partition_fetch_bytes=section.max_fetch_bytes,
             metadata_max_age_ms=30_000,
@@ -226,7 +225,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
         position = self._positions[tp]
         client_tp = ClientPartition(*tp)
         try:
-            fetched = await self._client.getmany(client_tp, timeout_ms=2 * FETCH_MAX_WAIT_MS, max_records=1)
+            fetched = await self._client.getmany(client_tp, timeout_ms=CAREFUL_POLL_TIMEOUT_MS, max_records=1)
         except kafka.CorruptRecordException as error:
             self._seek(tp, position + 1)
             self._positions[tp] = position + 1

@@ -14,7 +14,7 @@ _METADATA_TIMEOUT_S = 10.0
 # The mock cluster answers a waiting fetch only when its wait is over, so the wait is what a record waits at worst.
 _FETCH_WAIT_MS = 2
 # Without linger, librdkafka queues for hundreds of milliseconds inside the producer at some rates.
-_LINGER_MS = 3
+_LINGER_MS = 5
 
 
 def require_demo_extra() -> None:

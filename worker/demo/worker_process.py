@@ -56,6 +56,8 @@ def configuration(bootstrap_servers: list[str], probe_port: int) -> dict[str, An
             "input_topics": [INPUT_TOPIC],
             "output_topic": OUTPUT_TOPIC,
             "dead_letter_topic": DEAD_LETTER_TOPIC,
+            # The mock cluster answers a waiting fetch only when its wait is over.
+            "fetch_max_wait_s": 0.003,
         },
         "event": {
             "schema": str(resources.path("schemas/transaction.schema.json")),
