@@ -26,7 +26,7 @@ from tests.kafka.broker import KafkaBroker
 from tests.kafka.processes import free_ports, wait_until
 
 REQUEST_TIMEOUT_S = 20.0
-PLAIN_USER, PLAIN_PASSWORD = "plain-user", "plain-secret"  # noqa: S105 - of this broker only
+PLAIN_USER, PLAIN_PASSWORD = "plain-user", "plain-secret"
 CERTIFICATE_USER = "certified"
 _LOGINS = "org.apache.kafka.common.security"
 
