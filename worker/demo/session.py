@@ -138,8 +138,8 @@ class _Stream:
         """Show the stream until everything sent is accounted for; returns what the worker's metrics said last."""
         observer = Observer(self.ledger, self.plan.seconds)
         observed, asked_at = Batches(), 0.0
-        started_at = time.monotonic()
-        last_count, last_change_at = 0, started_at
+        started_at = now = last_change_at = time.monotonic()
+        last_count = 0
         while self.feed.is_alive() or self.ledger.missing:
             try:
                 time.sleep(_REFRESH_S)
