@@ -99,6 +99,13 @@ def test_output_with_narrower_times_than_the_input_is_noted() -> None:
     assert [problem.code for problem in refused.problems] == ["timestamp_limit"]
 
 
+def test_input_that_sets_its_own_times_needs_no_wider_limits() -> None:
+    """Times of arrival are never in the future, so the usual limit of one hour fits."""
+    config = DEFAULTS | {"message.timestamp.type": "LogAppendTime"}
+    verdict = judge_topics(settings(), fitting() | {"in": TopicState("in", 0, 2, config=config)})
+    assert (verdict.problems, verdict.notes) == ([], [])
+
+
 @pytest.mark.parametrize(
     ("group", "codes"),
     [

@@ -180,6 +180,7 @@ def _judge_policies(section: KafkaSection, states: Mapping[str, TopicState], ver
 
 def _judge_timestamps(section: KafkaSection, states: Mapping[str, TopicState], verdict: Verdict) -> None:
     """Outputs and dead letters carry the input record's time, which the topics must take and keep."""
+    told = [states[name] for name in section.input_topics if states[name].config is not None]
     for name, key in ((section.output_topic, _OUTPUT), (section.dead_letter_topic, _DEAD_LETTER)):
         state = states[name]
         if _setting(state, "message.timestamp.type") == "LogAppendTime":
@@ -193,7 +194,7 @@ def _judge_timestamps(section: KafkaSection, states: Mapping[str, TopicState], v
         limited = [
             setting
             for setting in ("message.timestamp.before.max.ms", "message.timestamp.after.max.ms")
-            if _limit_ms(state, setting) < max(_limit_ms(states[source], setting) for source in section.input_topics)
+            if _limit_ms(state, setting) < max((_limit_ms(source, setting) for source in told), default=0)
         ]
         if limited and key == _DEAD_LETTER:
             message = f"dead-letter topic {name} refuses record times that the input takes, which stops the worker"
@@ -217,6 +218,7 @@ def _max_bytes(state: TopicState) -> int | None:
 
 
 def _limit_ms(state: TopicState, key: str) -> int:
-    """How far record times may be off; unlimited where the broker knows no limit, is silent or sets its own time."""
-    text = _setting(state, key)
-    return int(text) if text and _setting(state, "message.timestamp.type") != "LogAppendTime" else _UNLIMITED_MS
+    """How far record times may be off; unlimited where the broker knows no limit. Arrival is never in the future."""
+    if _setting(state, "message.timestamp.type") == "LogAppendTime":
+        return 0 if "after" in key else _UNLIMITED_MS
+    return int(_setting(state, key) or _UNLIMITED_MS)
