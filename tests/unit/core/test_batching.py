@@ -210,6 +210,9 @@ def test_a_slice_from_the_middle_of_a_span_is_weighed_by_its_own_rows() -> None:
     batcher = _batcher(size=50, size_bytes=10)
     whole = _rows([100, 4, 6, 1])
     batcher.add(Slice(whole.block, 1, 4), 1.0)
+    assert batcher.queued_records == 3
+    assert batcher.drop({2}) == 0
+    assert batcher.queued_records == 3
     batch = batcher.take(1.0, idle=False)
     assert _offsets(batch) == [1, 2]
     assert batch is not None

@@ -611,6 +611,9 @@ def test_revoked_partitions_release_their_records() -> None:
     assert (rig.parcels, pipeline.tally.stale_rows) == ([], 4)
     assert pipeline.partitions() == [B]
     assert (pipeline.epoch(A), pipeline.epoch(B)) == (None, 2)
+    rig.receive([7], tp=B)
+    pipeline.partitions_revoked([B])
+    assert pipeline.tally.abandoned == 6
 
 
 def test_partitions_may_come_from_any_iterable() -> None:
@@ -673,7 +676,7 @@ def test_a_late_refusal_by_the_broker_is_stale() -> None:
     rig.receive([0, 1, 2])
     rig.score()
     rig.pipeline.partitions_revoked([A])
-    rig.acknowledge({1: REFUSED})
+    rig.acknowledge({1: REFUSED, 2: REFUSED})
     assert rig.parcels == []
     assert rig.pipeline.tally.stale_rows == 3
     assert rig.pipeline.tally.dead_lettered == {}
