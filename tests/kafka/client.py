@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from confluent_kafka import (
     TIMESTAMP_CREATE_TIME,
@@ -18,6 +19,7 @@ from confluent_kafka import (
     ConsumerGroupTopicPartitions,
     IsolationLevel,
     KafkaError,
+    KafkaException,
     Producer,
     TopicPartition,
 )
@@ -36,6 +38,12 @@ if TYPE_CHECKING:
     from confluent_kafka import Message
 
 REQUEST_TIMEOUT_S = 20.0
+COORDINATOR_COMES = (
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.NOT_COORDINATOR,
+)
+_Answer = TypeVar("_Answer")
 Headers = tuple[tuple[str, bytes | None], ...]
 
 
@@ -170,15 +178,17 @@ class KafkaClient:
     def committed(self, group: str, topic: str) -> dict[int, int]:
         """Committed next offsets of the group; partitions without one are left out."""
         asked = [TopicPartition(topic, index) for index in range(self.partition_count(topic))]
-        futures = self._admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group, asked)])
-        result = futures[group].result(REQUEST_TIMEOUT_S)
+        result = _retried(
+            lambda: self._admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group, asked)])[group]
+        )
         return {at.partition: at.offset for at in result.topic_partitions if at.error is None and at.offset >= 0}
 
     def commit(self, group: str, topic: str, next_offsets: Mapping[int, int]) -> None:
         """Set committed offsets of a group that has no members now."""
         offsets = [TopicPartition(topic, partition, at) for partition, at in next_offsets.items()]
-        futures = self._admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(group, offsets)])
-        futures[group].result(REQUEST_TIMEOUT_S)
+        _retried(
+            lambda: self._admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(group, offsets)])[group]
+        )
 
     def delete_records(self, topic: str, before: Mapping[int, int]) -> None:
         """Remove the records before an offset, so that the offset of the first one moves."""
@@ -254,6 +264,18 @@ class KafkaClient:
             else:
                 producer.poll(0)
                 return
+
+
+def _retried(ask: Callable[[], Future[_Answer]]) -> _Answer:
+    """The answer to a group request; asks again while a fresh broker still loads its coordinator."""
+    deadline = time.monotonic() + REQUEST_TIMEOUT_S
+    while True:
+        try:
+            return ask().result(REQUEST_TIMEOUT_S)
+        except KafkaException as error:
+            if error.args[0].code() not in COORDINATOR_COMES or time.monotonic() > deadline:
+                raise
+        time.sleep(0.05)
 
 
 def _position(outcome: tuple[int, int] | KafkaError) -> tuple[int, int]:
