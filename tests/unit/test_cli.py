@@ -228,7 +228,7 @@ def test_check_online_asks_the_brokers(
     """What the brokers lack is reported with the code of brokers; without problems the check passes."""
     answers: list[Problem] = []
     brokers = types.ModuleType("worker.adapters.kafka_check")
-    monkeypatch.setattr(brokers, "check_online", lambda _: answers, raising=False)
+    monkeypatch.setattr(brokers, "check_online", lambda *_: answers, raising=False)
     monkeypatch.setitem(sys.modules, brokers.__name__, brokers)
     assert main(["check", "-c", str(config), "--online"]) == 0
     answers.append(Problem("topic scored is missing", "headrace topics ensure", key="kafka.output_topic"))

@@ -140,7 +140,7 @@ class Admin:
 
     async def create(self, specs: Sequence[NewTopicSpec], *, dry_run: bool) -> dict[str, tuple[int, str]]:
         """Create topics, or only have the broker judge whether it would; error code (0: none) and text by name."""
-        topics = [
+        topics: list[tuple[Any, ...]] = [
             (spec.name, spec.partitions, spec.replication_factor, [], list(spec.config.items())) for spec in specs
         ]
         request = CreateTopicsRequest(topics, timeout=REQUEST_TIMEOUT_MS, validate_only=dry_run)
