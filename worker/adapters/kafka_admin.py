@@ -16,7 +16,7 @@ from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.transaction import InitProducerIdRequest
 
 from worker.adapters.kafka_diagnosis import heard, unreachable
-from worker.adapters.kafka_options import connection_options
+from worker.adapters.kafka_options import broker_error, connection_options
 from worker.adapters.kafka_wire import GroupRequest, TopicsRequest, operation_names
 from worker.errors import BrokerError
 
@@ -181,6 +181,8 @@ async def admin_session(section: KafkaSection, timeout_s: float) -> AsyncIterato
                 yield admin
         except (kafka.KafkaConnectionError, kafka.NodeNotReadyError, kafka.RequestTimedOutError, TimeoutError) as error:
             raise BrokerError(unreachable(lines, section)) from error
+        except kafka.KafkaError as error:
+            raise broker_error(error, "asking the brokers") from error
 
 
 def _raise_for(code: int, detail: str) -> None:
