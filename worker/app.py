@@ -13,6 +13,7 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as distribution_version
 from pathlib import Path
+from typing import Any
 
 import structlog
 from aiokafka.partitioner import murmur2
@@ -133,16 +134,17 @@ class Worker:
         reach = asyncio.create_task(self._monitor.reach_forever(), name="reach")
         serve = asyncio.create_task(self._serve(), name="serve")
         stopping = asyncio.create_task(stop.wait(), name="stopping")
+        waited: set[asyncio.Task[Any]] = {beat, reach, serve, stopping}
         try:
-            await asyncio.wait({beat, reach, serve, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             for task in (serve, beat, reach):
                 if task.done():
-                    task.result()
+                    await task  # raises what ended it
             return await self._drain(serve)
         finally:
-            for task in (serve, stopping, reach, beat):
+            for task in waited:
                 task.cancel()
-            await asyncio.gather(serve, stopping, reach, beat, return_exceptions=True)
+            await asyncio.gather(*waited, return_exceptions=True)
             if self._driver is not None:
                 await self._driver.close()
 
@@ -168,7 +170,7 @@ class Worker:
         poll = asyncio.create_task(driver.poll_forever(), name="poll")
         try:
             await asyncio.wait({poll, driver.failed}, return_when=asyncio.FIRST_COMPLETED)
-            (poll if poll.done() else driver.failed).result()
+            await (poll if poll.done() else driver.failed)
         finally:
             poll.cancel()
             await asyncio.gather(poll, return_exceptions=True)
@@ -260,6 +262,8 @@ class Worker:
         timeout_s = self._settings.drain.timeout_s
         uncommitted = await driver.drain(timeout_s)
         took_s = time.monotonic() - begun
+        if driver.failed.done():
+            driver.failed.result()
         if uncommitted:
             raise BrokerError(
                 Problem(

@@ -81,5 +81,3 @@ class EngineFault(HeadraceError):
 
 class ModelError(Exception):
     """A model call raised on a batch; some row of it may be the culprit."""
-
-

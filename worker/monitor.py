@@ -200,7 +200,7 @@ class Monitor:
 
     def _publish_partition(self, tp: TopicPartition, next_offset: int, lag: int) -> None:
         """The gauges of one partition."""
-        where = {"topic": tp.topic, "partition": tp.partition}
+        where: dict[str, Any] = {"topic": tp.topic, "partition": tp.partition}
         self._metrics.gauge(M.CONSUMER_LAG_RECORDS, lag, **where)
         if next_offset >= 0:
             self._metrics.gauge(M.OFFSET_COMMITTABLE, next_offset, **where)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -30,7 +30,7 @@ class Recorder:
     def __init__(self, metrics: Metrics, model: ModelFacts, name: str, version: str) -> None:
         self._metrics = metrics
         self._model = model
-        self._labels = {"model": name, "version": version}
+        self._labels: dict[str, Any] = {"model": name, "version": version}
         self.rebalances = 0
         self.last_progress_s = time.time()
 

@@ -9,6 +9,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 import structlog
@@ -189,7 +190,7 @@ def test_traceback_shows_no_values() -> None:
     logs.configure("info", "json", stream)
     hidden = "hunter" + str(2)
     try:
-        raise RuntimeError("it broke")
+        raise RuntimeError("it broke")  # noqa: TRY301  the traceback under test starts here
     except RuntimeError:
         structlog.get_logger().exception("failed")
         logging.getLogger("some.library").exception("failed")
@@ -249,7 +250,7 @@ def test_the_wait_between_repeats_is_bounded() -> None:
             passed.append(second)
         limit.filter(_record("no broker %s"))
     assert passed[:7] == [0, 1, 3, 7, 15, 31, 63]
-    assert {later - earlier for earlier, later in zip(passed[6:], passed[7:], strict=False)} == {60}
+    assert {later - earlier for earlier, later in pairwise(passed[6:])} == {60}
 
 
 def test_repeat_limit_forgets_the_oldest_message() -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from worker.core.batching import Batch
 from worker.core.isolation import Outputs, Tensors, not_finite, run_isolating
 from worker.core.pipeline import Outcome
+from worker.core.records import Refusal
 from worker.errors import ModelError
 
 
@@ -75,8 +76,9 @@ class Engine:
         begun = time.perf_counter()
         tensors = assemble(batch)
         assembled = time.perf_counter()
+        refusals: dict[int, Refusal] = {}
         try:
-            outputs, refusals = self._model.run(tensors), {}
+            outputs = self._model.run(tensors)
         except ModelError:
             self._model.probe()
             outputs, refusals = run_isolating(self._model.run, tensors)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka
+from aiokafka.producer.message_accumulator import BatchBuilder
 
 from worker.adapters.kafka_options import InvalidRecordError, broker_error, connection_options
 from worker.core.records import Parcel, Refusal, TopicPartition
@@ -183,7 +184,9 @@ class KafkaSink:
         await self._after(error, producer, lane.tp)
         await self._resend([(parcel, at) for parcel, start, stop in sent for at in range(start, stop)], lane.tp, error)
 
-    async def _deliver(self, producer: AIOKafkaProducer, builder: object, tp: TopicPartition) -> kafka.KafkaError | None:
+    async def _deliver(
+        self, producer: AIOKafkaProducer, builder: BatchBuilder, tp: TopicPartition
+    ) -> kafka.KafkaError | None:
         """Hand a closed batch to the producer and wait for the brokers; the error if they did not take it."""
         try:
             await (await producer.send_batch(builder, tp.topic, partition=tp.partition))
@@ -197,22 +200,24 @@ class KafkaSink:
         if isinstance(error, _DENIED):
             raise broker_error(error, f"writing to topic {tp.topic}") from error
         async with self._replacing:
-            if self._producer is not producer:
+            if self.producer is not producer:
                 return
-            while True:
-                try:
-                    replacement = await self._new_producer()
-                    break
-                except _DENIED as denied:
-                    raise broker_error(denied, f"writing to topic {tp.topic}") from denied
-                except kafka.KafkaError as failure:
-                    log.warning("producer_not_rebuilt", error=type(failure).__name__, detail=str(failure))
-                    await asyncio.sleep(RETRY_BACKOFF_S)
-            self._producer = replacement
+            self._producer = await self._replacement(tp)
             self.rebuilds += 1
             retired = asyncio.create_task(producer.stop(), name="retired-producer")
             self._retired.add(retired)
             retired.add_done_callback(self._retired.discard)
+
+    async def _replacement(self, tp: TopicPartition) -> AIOKafkaProducer:
+        """A new producer, as soon as the brokers give one."""
+        while True:
+            try:
+                return await self._new_producer()
+            except _DENIED as denied:
+                raise broker_error(denied, f"writing to topic {tp.topic}") from denied
+            except kafka.KafkaError as failure:
+                log.warning("producer_not_rebuilt", error=type(failure).__name__, detail=str(failure))
+            await asyncio.sleep(RETRY_BACKOFF_S)
 
     async def _resend(self, rows: list[Row], tp: TopicPartition, error: kafka.KafkaError) -> None:
         """Deliver the rows of a failed batch: all again after a fault, in halves after a refusal of data."""
@@ -239,9 +244,8 @@ class KafkaSink:
         producer = self.producer
         builder = producer.create_batch()
         for parcel, at in rows:
-            builder.append(
-                timestamp=parcel.timestamps[at], key=parcel.keys[at], value=parcel.values[at], headers=parcel.headers[at]
-            )
+            headers, timestamp = parcel.headers[at], parcel.timestamps[at]
+            builder.append(timestamp=timestamp, key=parcel.keys[at], value=parcel.values[at], headers=headers)
         builder.close()
         error = await self._deliver(producer, builder, tp)
         if error is None:

@@ -289,7 +289,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
             raise BrokerError(
                 Problem(
                     f"{tp.topic}/{tp.partition} has {state} ({begin}..{end}), and kafka.auto_offset_reset is none",
-                    "set the group's offsets with Kafka's consumer-groups tool, or auto_offset_reset to earliest or latest",
+                    "set the group's offsets with Kafka's consumer-groups tool, or write earliest or latest",
                     key="kafka.auto_offset_reset",
                     code="no_offset" if position is None else "offset_out_of_range",
                 )
@@ -328,5 +328,3 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
                 reached = next_offsets.get(tp, -1)
                 lag[tp] = max(0, end - (reached if reached >= 0 else position))
         return lag
-
-

@@ -106,7 +106,7 @@ class OffsetTracker:
             return False
         if not span.offsets:
             raise ValueError(f"empty span of {span.tp}")
-        if state.spans and span.offsets[0] <= state.spans[-1].span.offsets[-1] or span.offsets[0] < state.next_offset:
+        if (state.spans and span.offsets[0] <= state.spans[-1].span.offsets[-1]) or span.offsets[0] < state.next_offset:
             raise ValueError(f"span of {span.tp} goes back to offset {span.offsets[0]}")
         count = len(span)
         size = span.size_bytes(0, count)
@@ -185,7 +185,8 @@ class OffsetTracker:
 
     def oldest_received_at(self) -> float | None:
         """When the oldest span with unsettled rows was received; None with nothing in flight."""
-        return min((state.spans[0].span.received_at for state in self._partitions.values() if state.spans), default=None)
+        heads = (state.spans[0].span for state in self._partitions.values() if state.spans)
+        return min((span.received_at for span in heads), default=None)
 
     def next_offsets(self) -> dict[TopicPartition, int]:
         """The contiguous settled ``next_offset`` of each assigned partition; -1 where nothing is settled yet."""

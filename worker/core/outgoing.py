@@ -64,13 +64,13 @@ class Dispatcher:
                 refusals[index] = Refusal("produce", "output_oversize", error)
         return refusals
 
-    def scored(self, rows: Slice, values: list[bytes]) -> Iterable[Parcel]:
+    def scored(self, rows: Slice, values: Sequence[bytes]) -> Iterable[Parcel]:
         """Parcels for the scored values of consecutive rows, each in its output partition, in order."""
         span, start, stop = rows.span, rows.start, rows.stop
         headers = self._scored_headers(rows)
         if self._routing.partitioning == "source":
             tp = TopicPartition(self._routing.output_topic, span.tp.partition)
-            return [Parcel(tp, span.keys[start:stop], values, headers, span.timestamps[start:stop], [rows])]
+            return [Parcel(tp, span.keys[start:stop], list(values), headers, span.timestamps[start:stop], [rows])]
         parcels: dict[int, Parcel] = {}
         timestamps: dict[int, list[int]] = {}
         for index, value in enumerate(values):

@@ -12,7 +12,7 @@ import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -39,10 +39,9 @@ class _Distribution:
     __slots__ = ("bounds", "counts", "edges", "total")
 
     def __init__(self, metric: Metric) -> None:
-        assert isinstance(metric, Histogram)
-        self.bounds = metric.buckets
-        self.edges = np.array(metric.buckets, dtype=np.float64)
-        self.counts = np.zeros(len(metric.buckets) + 1, dtype=np.int64)
+        self.bounds = cast("Histogram", metric).buckets
+        self.edges = np.array(self.bounds, dtype=np.float64)
+        self.counts = np.zeros(len(self.bounds) + 1, dtype=np.int64)
         self.total = 0.0
 
 
