@@ -28,12 +28,14 @@ from worker.errors import BrokerError, ConfigError
 class Demo:
     """A demo as a process of its own."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "worker", "demo", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # A killed demo cannot clean up: what it leaves goes with the test.
+            env=os.environ | {"TMPDIR": str(folder)},
         )
 
     def wait_for(self, beginning: str) -> None:
@@ -66,9 +68,9 @@ def ended(process: int, within_s: float) -> bool:
     return bool(readable)
 
 
-def test_demo_accounts_for_every_record(demos: list[Demo]) -> None:
+def test_demo_accounts_for_every_record(demos: list[Demo], tmp_path: Path) -> None:
     """One JSON line with the documented keys; everything produced is scored or dead-lettered, exit 0."""
-    demos.append(Demo("--json", "--seconds", "2", "--rate", "400", "--seed", "7"))
+    demos.append(Demo(tmp_path, "--json", "--seconds", "2", "--rate", "400", "--seed", "7"))
     output, errors = demos[0].process.communicate(timeout=90)
     assert demos[0].process.returncode == 0, errors
     facts = json.loads(output)
@@ -87,9 +89,9 @@ def report_keys() -> tuple[str, ...]:
     )
 
 
-def test_interrupt_ends_early_and_in_order(demos: list[Demo]) -> None:
+def test_interrupt_ends_early_and_in_order(demos: list[Demo], tmp_path: Path) -> None:
     """Ctrl-C stops the stream; what was sent is still accounted for and the exit code is 0."""
-    demos.append(Demo("--json", "--seconds", "600", "--rate", "100"))
+    demos.append(Demo(tmp_path, "--json", "--seconds", "600", "--rate", "100"))
     demos[0].wait_for("running")
     demos[0].process.send_signal(signal.SIGINT)
     output, errors = demos[0].process.communicate(timeout=90)
@@ -99,9 +101,9 @@ def test_interrupt_ends_early_and_in_order(demos: list[Demo]) -> None:
     assert (facts["missing"], facts["duplicates"]) == (0, 0)
 
 
-def test_killed_demo_leaves_no_worker(demos: list[Demo]) -> None:
+def test_killed_demo_leaves_no_worker(demos: list[Demo], tmp_path: Path) -> None:
     """Even after kill -9 of the demo its worker ends."""
-    demos.append(Demo("--json"))
+    demos.append(Demo(tmp_path, "--json"))
     demos[0].wait_for("waiting")
     (worker,) = map(os.pidfd_open, demos[0].children())
     demos[0].process.kill()
