@@ -262,7 +262,9 @@ class FakeSink:
 
     @property
     def producer(self) -> FakeSink:
-        """As ``client`` and ``cluster``, the way to the cluster's metadata."""
+        """As ``client`` and ``cluster``, the way to the cluster's metadata; RuntimeError before the start."""
+        if not self.started:
+            raise RuntimeError("the sink is not started")
         return self
 
     client = cluster = producer
