@@ -17,7 +17,7 @@ from benchmarks.evaluate.dataset import ID_FIELD
 from benchmarks.evaluate.failure import EvaluationError
 from tests.kafka.broker import KafkaBroker
 from tests.kafka.client import Outgoing, Record
-from tests.kafka.processes import free_ports, wait_until
+from tests.kafka.processes import free_ports, tail, wait_until
 from tests.kafka.worker_process import LOOPBACK, WorkerProcess
 
 INPUT_TOPIC = "transactions"
@@ -110,7 +110,7 @@ def _run(broker: KafkaBroker, worker: WorkerProcess, group: str) -> float:
 
     def is_done() -> bool:
         if not worker.is_alive:
-            raise RuntimeError(f"it ended by itself with exit code {worker.exit_code}")
+            raise RuntimeError(f"it ended by itself with exit code {worker.exit_code}:\n{tail(worker.log)}")
         committed = broker.client.committed(group, INPUT_TOPIC)
         return all(committed.get(partition, 0) >= end for partition, end in ends.items())
 
@@ -118,13 +118,17 @@ def _run(broker: KafkaBroker, worker: WorkerProcess, group: str) -> float:
     worker.start()
     try:
         worker.wait_ready()
-        wait_until(is_done, timeout_s=SCORING_TIMEOUT_S, what=lambda: "not every offset is committed")
+        wait_until(
+            is_done,
+            timeout_s=SCORING_TIMEOUT_S,
+            what=lambda: f"not every offset is committed:\n{tail(worker.log)}",
+        )
         seconds = time.monotonic() - started_at
         exit_code = worker.stop()
     except (RuntimeError, TimeoutError) as error:
-        raise EvaluationError(f"the worker with {group} failed: {error}\n{_last_lines(worker)}") from error
+        raise EvaluationError(f"the worker with {group} failed: {error}") from error
     if exit_code != 0:
-        raise EvaluationError(f"the worker with {group} ended with exit code {exit_code}\n{_last_lines(worker)}")
+        raise EvaluationError(f"the worker with {group} ended with exit code {exit_code}:\n{tail(worker.log)}")
     return seconds
 
 
@@ -138,7 +142,7 @@ def _config(broker: KafkaBroker, folder: Path, name: str, output: str, dead_lett
             "dead_letter_topic": dead_letters,
         },
         "event": {"schema": str(folder / "event.schema.json"), "id_field": ID_FIELD, "validate": "full"},
-        "model": {"path": str(folder / name), "providers": ["cpu"]},
+        "model": {"path": str(folder / name), "providers": ["cpu"], "intra_op_threads": 1},
         "output": {"include": []},
         "probes": {"host": LOOPBACK, "port": free_ports(1)[0]},
         "log": {"format": "json"},
@@ -155,7 +159,3 @@ def _row(row_of: dict[str, int], value: Any, record: Record) -> int:
 
 def _refusal(record: Record) -> str:
     return f"{record.header('headrace-dlq-reason')}: {record.header('headrace-dlq-error')}"
-
-
-def _last_lines(worker: WorkerProcess, lines: int = 10) -> str:
-    return "\n".join(worker.log.read_text(errors="replace").splitlines()[-lines:]) if worker.log.exists() else ""

@@ -52,10 +52,10 @@ def complaints(finding: Finding) -> list[str]:
     title, counts = finding.recipe.title, finding.counts
     found = []
     if counts.missing or counts.doubled:
-        found.append(f"{title}: {counts.missing} events are missing and {counts.doubled} are doubled")
+        found.append(f"{title}: {counts.missing} missing and {counts.doubled} doubled events")
     if counts.dead_lettered:
         reasons = "; ".join(finding.refusals[:3])
-        found.append(f"{title}: {counts.dead_lettered} events were refused, though all are valid ({reasons})")
+        found.append(f"{title}: {counts.dead_lettered} refused events, though all are valid ({reasons})")
     if finding.counted != COUNTED_ROWS:
         found.append(f"{title}: {finding.counted} rows count by the protocol, it must be {COUNTED_ROWS}")
     if finding.difference is None or finding.difference > SCORE_TOLERANCE:

@@ -27,11 +27,11 @@ def test_good_finding_has_no_complaint() -> None:
 @pytest.mark.parametrize(
     ("worse", "sentence"),
     [
-        (replace(GOOD, counts=replace(ALL_SCORED, missing=1)), "1 events are missing and 0 are doubled"),
-        (replace(GOOD, counts=replace(ALL_SCORED, doubled=2)), "0 events are missing and 2 are doubled"),
+        (replace(GOOD, counts=replace(ALL_SCORED, missing=1)), "1 missing and 0 doubled events"),
+        (replace(GOOD, counts=replace(ALL_SCORED, doubled=2)), "0 missing and 2 doubled events"),
         (
             replace(GOOD, counts=replace(ALL_SCORED, dead_lettered=3), refusals=("wrong_type: x",)),
-            "3 events were refused, though all are valid (wrong_type: x)",
+            "3 refused events, though all are valid (wrong_type: x)",
         ),
         (replace(GOOD, counted=60_285), "60285 rows count by the protocol, it must be 58264"),
         (replace(GOOD, difference=1.1e-5), "scores differ by 1.1e-05; 1e-05 is allowed"),
