@@ -1,0 +1,313 @@
+"""What aiokafka lacks for fenced exactly-once (KIP-447), and every private name of it that we touch.
+
+A transaction's offsets must carry the member id and generation that the partitions were assigned under, so that the
+broker refuses a worker that was replaced. aiokafka 0.14 speaks the first version of that request, which carries
+neither. Here are the versions that do: TxnOffsetCommit 3 and OffsetFetch 7. Only these versions are offered, so an
+older broker is an error and never an unfenced commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import structlog
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import TopicPartition as ClientPartition
+from aiokafka import errors as kafka
+from aiokafka.producer import sender as kafka_sender
+from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16, Int32, Int64, Schema, TaggedFields
+from aiokafka.structs import OffsetAndMetadata
+
+from worker.core.records import TopicPartition
+from worker.errors import BrokerError, EnvironmentFault, Problem
+
+log = structlog.get_logger("headrace.fencing")
+
+_TEXT = CompactString("utf-8")
+_TAGS = ("tags", TaggedFields)
+
+_RETRIABLE = frozenset({3, 7, 13, 14, 15, 16})
+"""Codes to ask again for: topic or coordinator not known yet, timed out, network, loading."""
+
+_FENCED = {22: "illegal generation", 25: "unknown member", 27: "rebalance in progress", 82: "fenced instance id"}
+_PRODUCER_FENCED = frozenset({47, 90})
+_UNSTABLE_OFFSET = 88
+_BACKOFF_S = 0.1
+
+
+class MemberFencedError(kafka.KafkaError):  # type: ignore[misc] # aiokafka ships no types
+    """The group has moved on: offsets of this member and generation are refused."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+        super().__init__(f"offset commit refused with code {code} ({_FENCED.get(code, 'unexpected')})")
+
+
+class Stamp(NamedTuple):
+    """Who the partitions were assigned to; taken at the assignment, sent with every commit of it."""
+
+    generation: int
+    member_id: str
+    instance_id: str | None
+
+
+class _TxnOffsetCommitResponse(Response):  # type: ignore[misc]
+    API_KEY, API_VERSION, FLEXIBLE_VERSION = 28, 3, True
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "topics",
+            CompactArray(
+                ("topic", _TEXT),
+                ("partitions", CompactArray(("partition", Int32), ("error_code", Int16), _TAGS)),
+                _TAGS,
+            ),
+        ),
+        _TAGS,
+    )
+
+
+class _TxnOffsetCommitRequest(RequestStruct):  # type: ignore[misc]
+    API_KEY, API_VERSION, FLEXIBLE_VERSION = 28, 3, True
+    RESPONSE_TYPE = _TxnOffsetCommitResponse
+    SCHEMA = Schema(
+        ("transactional_id", _TEXT),
+        ("group_id", _TEXT),
+        ("producer_id", Int64),
+        ("producer_epoch", Int16),
+        ("generation_id", Int32),
+        ("member_id", _TEXT),
+        ("group_instance_id", _TEXT),
+        (
+            "topics",
+            CompactArray(
+                ("topic", _TEXT),
+                (
+                    "partitions",
+                    CompactArray(
+                        ("partition", Int32), ("offset", Int64), ("leader_epoch", Int32), ("metadata", _TEXT), _TAGS
+                    ),
+                ),
+                _TAGS,
+            ),
+        ),
+        _TAGS,
+    )
+
+
+class _OffsetFetchResponse(Response):  # type: ignore[misc]
+    API_KEY, API_VERSION, FLEXIBLE_VERSION = 9, 7, True
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "topics",
+            CompactArray(
+                ("topic", _TEXT),
+                (
+                    "partitions",
+                    CompactArray(
+                        ("partition", Int32),
+                        ("offset", Int64),
+                        ("leader_epoch", Int32),
+                        ("metadata", _TEXT),
+                        ("error_code", Int16),
+                        _TAGS,
+                    ),
+                ),
+                _TAGS,
+            ),
+        ),
+        ("error_code", Int16),
+        _TAGS,
+    )
+
+
+class _OffsetFetchRequest(RequestStruct):  # type: ignore[misc]
+    API_KEY, API_VERSION, FLEXIBLE_VERSION = 9, 7, True
+    RESPONSE_TYPE = _OffsetFetchResponse
+    SCHEMA = Schema(
+        ("group_id", _TEXT),
+        ("topics", CompactArray(("topic", _TEXT), ("partitions", CompactArray(Int32)), _TAGS)),
+        ("require_stable", Boolean),
+        _TAGS,
+    )
+
+
+class _FencedOffsetCommit(Request[_TxnOffsetCommitRequest]):  # type: ignore[misc]
+    API_KEY = 28
+
+    def __init__(self, *fields: object) -> None:
+        self._fields = fields
+
+    def build(self, struct: type[_TxnOffsetCommitRequest]) -> _TxnOffsetCommitRequest:
+        """The request in the one version there is."""
+        return struct(*self._fields)
+
+
+class _StableOffsetFetch(Request[_OffsetFetchRequest]):  # type: ignore[misc]
+    API_KEY = 9
+
+    def __init__(self, *fields: object) -> None:
+        self._fields = fields
+
+    def build(self, struct: type[_OffsetFetchRequest]) -> _OffsetFetchRequest:
+        """The request in the one version there is."""
+        return struct(*self._fields)
+
+
+class _FencedCommitHandler(kafka_sender.TxnOffsetCommitHandler):  # type: ignore[misc]
+    """Sends stamped offsets; a refusal of the member becomes an error that aborting cures."""
+
+    def __init__(self, sender: Any, offsets: dict[ClientPartition, OffsetAndMetadata], group: str, stamp: Stamp) -> None:
+        super().__init__(sender, offsets, group)
+        self._stamp = stamp
+
+    def create_request(self) -> _FencedOffsetCommit:
+        """The request of aiokafka's handler, with the stamp."""
+        transaction = self._sender._txn_manager
+        topics: dict[str, list[tuple[int, int, int, str, dict[int, bytes]]]] = {}
+        for tp, offset in sorted(self._offsets.items()):
+            topics.setdefault(tp.topic, []).append((tp.partition, offset.offset, -1, offset.metadata, {}))
+        return _FencedOffsetCommit(
+            transaction.transactional_id,
+            self._group_id,
+            transaction.producer_id,
+            transaction.producer_epoch,
+            *self._stamp,
+            [(topic, partitions, {}) for topic, partitions in topics.items()],
+            {},
+        )
+
+    def handle_response(self, response: _TxnOffsetCommitResponse) -> float | None:
+        """Account for each partition's code; a number is how long to wait before asking again."""
+        transaction = self._sender._txn_manager
+        codes = {
+            ClientPartition(topic, partition): code
+            for topic, partitions, _ in response.topics
+            for partition, code, _ in partitions
+        }
+        bad = {code for code in codes.values() if code}
+        if bad & _PRODUCER_FENCED:
+            raise kafka.ProducerFenced
+        if bad - _RETRIABLE:
+            code = min(bad - _RETRIABLE)
+            log.warning("offsets_refused", code=code, meaning=_FENCED.get(code, "unexpected"), stamp=self._stamp[:2])
+            transaction.error_transaction(MemberFencedError(code))
+            # Its waiter carries the error to nobody when the caller already learned it from the commit itself.
+            transaction.wait_for_transaction_end().exception()
+            return None
+        for tp, code in codes.items():
+            if code == 0:
+                transaction.offset_committed(tp, self._offsets[tp].offset, self._group_id)
+        if not bad:
+            return None
+        if bad & {14, 15, 16}:
+            self._sender._coordinator_dead(kafka_sender.CoordinationType.GROUP)
+        return float(self._default_backoff)
+
+
+def fence(producer: AIOKafkaProducer, stamp_holder: list[Stamp]) -> None:
+    """Make the producer's transactions commit offsets with the stamp in ``stamp_holder[0]``."""
+    sender = producer._sender
+
+    async def commit(offsets: dict[ClientPartition, OffsetAndMetadata], group: str) -> None:
+        if not offsets:
+            return
+        try:
+            node = await sender._find_coordinator(kafka_sender.CoordinationType.GROUP, group)
+        except kafka.GroupAuthorizationFailedError as error:
+            sender._txn_manager.error_transaction(error)
+            return
+        await _FencedCommitHandler(sender, offsets, group, stamp_holder[0]).do(node)
+
+    sender._do_txn_offset_commit = commit
+
+
+def stamp_of(consumer: AIOKafkaConsumer) -> Stamp:
+    """The consumer's membership now; call it synchronously when partitions are assigned."""
+    member = consumer._coordinator
+    return Stamp(member.generation, member.member_id, member._group_instance_id)
+
+
+async def stable_offsets(
+    consumer: AIOKafkaConsumer, group: str, tps: Iterable[TopicPartition], timeout_s: float
+) -> dict[TopicPartition, int | None]:
+    """Committed offsets, None where there are none, after the transactions that hold them have ended.
+
+    Raises BrokerError when a transaction holds them longer than ``timeout_s``; aiokafka's errors as they come.
+    """
+    topics: dict[str, list[int]] = {}
+    for tp in tps:
+        topics.setdefault(tp.topic, []).append(tp.partition)
+    request = _StableOffsetFetch(group, [(topic, partitions, {}) for topic, partitions in topics.items()], True, {})
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    while True:
+        await consumer._coordinator.ensure_coordinator_known()
+        response = await consumer._coordinator._send_req(request)
+        found = {
+            TopicPartition(topic, partition): (offset, code)
+            for topic, partitions, _ in response.topics
+            for partition, offset, _, _, code, _ in partitions
+        }
+        codes = {code for _, code in found.values()} | {response.error_code}
+        if codes == {0}:
+            return {tp: offset if offset >= 0 else None for tp, (offset, _) in found.items()}
+        final = codes - _RETRIABLE - {0, _UNSTABLE_OFFSET}
+        if final:
+            raise kafka.for_code(min(final))
+        if codes & {14, 15, 16}:
+            consumer._coordinator.coordinator_dead()
+        if asyncio.get_running_loop().time() > deadline:
+            raise BrokerError(
+                Problem(
+                    f"the committed offsets of group {group} stayed in doubt for {timeout_s:.0f} s",
+                    "an open transaction holds them; see Kafka's transactions tool, or wait for its timeout",
+                    code="unstable_offsets",
+                )
+            )
+        await asyncio.sleep(_BACKOFF_S)
+
+
+async def require_fencing(producer: AIOKafkaProducer) -> None:
+    """Raise BrokerError unless the broker takes fenced commits (Kafka 2.5 or newer)."""
+    client = producer.client
+    node = client.get_random_node()
+    await client.ready(node)
+    versions: Mapping[int, tuple[int, int]] = next(iter(client._conns.values()))._versions
+    for key, version, name in ((28, 3, "TxnOffsetCommit"), (9, 7, "OffsetFetch")):
+        lowest, highest = versions.get(key, (0, 0))
+        if not lowest <= version <= highest:
+            raise BrokerError(
+                Problem(
+                    f"the broker offers {name} versions {lowest} to {highest}, exactly_once needs {version}",
+                    "use Kafka 2.5 or newer, or set delivery.guarantee: at_least_once",
+                    key="delivery.guarantee",
+                    code="broker_too_old",
+                )
+            )
+
+
+_PRIVATE_NAMES = (
+    (kafka_sender.Sender, "_do_txn_offset_commit"),
+    (kafka_sender.Sender, "_find_coordinator"),
+    (kafka_sender.Sender, "_coordinator_dead"),
+    (kafka_sender.TxnOffsetCommitHandler, "create_request"),
+    (kafka_sender.TxnOffsetCommitHandler, "handle_response"),
+)
+
+
+def check_client() -> None:
+    """Raise EnvironmentFault unless the installed aiokafka has the private parts that fencing builds on."""
+    missing = [f"{owner.__name__}.{name}" for owner, name in _PRIVATE_NAMES if not hasattr(owner, name)]
+    if missing:
+        raise EnvironmentFault(
+            Problem(
+                f"the installed aiokafka lacks {', '.join(missing)}, which exactly_once builds on",
+                "install the version that headrace pins: aiokafka 0.14",
+                key="delivery.guarantee",
+                code="client_unfit",
+            )
+        )
