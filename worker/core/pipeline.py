@@ -17,6 +17,7 @@ from worker.core.flow import FlowGate, FlowLimits
 from worker.core.offsets import Commit, OffsetTracker
 from worker.core.outgoing import Dispatcher
 from worker.core.records import Block, Decoded, Parcel, Refusal, Slice, Span, TopicPartition
+from worker.core.sequencing import Sequencer
 
 ENGINE_SLOTS = 2
 """One batch running and one prefetched: the engine never waits for the loop, and no batch closes too early."""
@@ -47,6 +48,8 @@ class Policy:
     commit_interval_s: float
     commit_max_records: int
     skip_tombstones: bool = False
+    transactional: bool = False
+    """Offsets are committed with the outputs by the sink: no commits from here, and parcels leave in input order."""
 
 
 @dataclass(slots=True)
@@ -106,6 +109,8 @@ class Pipeline:
         self._gate = FlowGate(policy.flow)
         self._running: list[Batch] = []
         self._actions: list[Action] = []
+        self._sequencer = Sequencer() if policy.transactional else None
+        self._refused: dict[tuple[TopicPartition, int], Refusal] = {}
         self._flush: FlushReason | None = None
         self._committing: Commit | None = None
         self._commit_at = 0.0
