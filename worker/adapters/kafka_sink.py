@@ -129,8 +129,9 @@ class KafkaSink:
     async def stop(self) -> None:
         """Abandon what is under way and close the connections; what is unacknowledged stays uncommitted."""
         tasks = [lane.task for lane in self._lanes.values() if lane.task is not None]
-        for task in (*tasks, *self._retired):
+        for task in tasks:
             task.cancel()
+        # A retired producer is closed to its end: cancelled half-way, it would leave a connection open.
         await asyncio.gather(*tasks, *self._retired, return_exceptions=True)
         if self._producer is not None:
             producer, self._producer = self._producer, None
