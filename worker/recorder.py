@@ -13,7 +13,6 @@ from worker.core.pipeline import Outcome
 from worker.core.records import Parcel, Span, TopicPartition
 from worker.telemetry import M, Metrics
 
-
 PARTITION_GAUGES = (
     M.CONSUMER_LAG_RECORDS,
     M.CONSUMER_LAG_SECONDS,
