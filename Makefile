@@ -55,12 +55,14 @@ docs: setup ## write the generated reference pages anew
 	$(BIN)/python -m worker.commands.reference docs/configuration.md
 	$(BIN)/python -m worker.telemetry.reference docs/metrics.md
 	$(BIN)/python tests/packaging/licences.py docs/third-party-licences.md
+	$(BIN)/python -m tests.deployment.values_schema helm/values.schema.json
 
 .PHONY: docs-check
 docs-check: setup ## the generated reference pages are up to date
 	$(BIN)/python -m worker.commands.reference docs/configuration.md --check
 	$(BIN)/python -m worker.telemetry.reference docs/metrics.md --check
 	$(BIN)/python tests/packaging/licences.py docs/third-party-licences.md --check
+	$(BIN)/python -m tests.deployment.values_schema helm/values.schema.json --check
 
 .PHONY: kafka
 kafka: setup ## fetch the jars of Kafka that the tests run on
@@ -106,6 +108,10 @@ test: ## everything above that checks: the gate of every change
 	@$(MAKE) wheel-test
 	@$(MAKE) demo-test
 	@echo "make test: all passed"
+
+.PHONY: helm-test
+helm-test: setup ## lint, test and validate the chart; needs helm, helm-unittest and kubeconform
+	$(BIN)/python tests/deployment/check_chart.py
 
 .PHONY: mutants
 mutants: setup ## mutate the core; at least 85 % of the mutants must be killed

@@ -14,6 +14,7 @@ import structlog
 
 from worker import __version__
 from worker.core.lifecycle import Lifecycle, State
+from worker.core.offsets import Standing
 from worker.core.pipeline import Pipeline
 from worker.core.records import TopicPartition
 from worker.driver import Driver
@@ -181,10 +182,10 @@ class Monitor:
         lag = driver.source.lag(offsets)
         partitions: dict[str, dict[str, int]] = {}
         assigned: dict[str, int] = dict.fromkeys(self._settings.kafka.input_topics, 0)
-        for tp, next_offset in offsets.items():
+        for tp, standing in pipeline.standings().items():
             assigned[tp.topic] = assigned.get(tp.topic, 0) + 1
-            self._publish_partition(tp, next_offset, lag.get(tp, 0))
-            partitions[f"{tp.topic}/{tp.partition}"] = {"next_offset": next_offset, "lag": lag.get(tp, 0)}
+            self._publish_partition(tp, standing, lag.get(tp, 0))
+            partitions[f"{tp.topic}/{tp.partition}"] = {"next_offset": standing.next_offset, "lag": lag.get(tp, 0)}
         for topic, count in assigned.items():
             metrics.gauge(M.CONSUMER_ASSIGNED_PARTITIONS, count, topic=topic)
         self._count_tally(pipeline, driver)
@@ -198,12 +199,15 @@ class Monitor:
             "batches": {"count": sizes.count, "mean_size": round(sizes.mean, 1) if sizes.count else 0.0},
         }
 
-    def _publish_partition(self, tp: TopicPartition, next_offset: int, lag: int) -> None:
+    def _publish_partition(self, tp: TopicPartition, standing: Standing, lag: int) -> None:
         """The gauges of one partition."""
         where: dict[str, Any] = {"topic": tp.topic, "partition": tp.partition}
         self._metrics.gauge(M.CONSUMER_LAG_RECORDS, lag, **where)
-        if next_offset >= 0:
-            self._metrics.gauge(M.OFFSET_COMMITTABLE, next_offset, **where)
+        self._metrics.gauge(M.SETTLED_AHEAD, standing.settled_ahead, **where)
+        if standing.next_offset >= 0:
+            self._metrics.gauge(M.OFFSET_COMMITTABLE, standing.next_offset, **where)
+        if standing.received_offset >= 0:
+            self._metrics.gauge(M.OFFSET_RECEIVED, standing.received_offset, **where)
 
     def _count_tally(self, pipeline: Pipeline, driver: Driver) -> None:
         """The pipeline's own counts, as counters."""

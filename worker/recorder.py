@@ -13,6 +13,16 @@ from worker.core.pipeline import Outcome
 from worker.core.records import Parcel, Span, TopicPartition
 from worker.telemetry import M, Metrics
 
+PARTITION_GAUGES = (
+    M.CONSUMER_LAG_RECORDS,
+    M.CONSUMER_LAG_SECONDS,
+    M.OFFSET_COMMITTED,
+    M.OFFSET_COMMITTABLE,
+    M.OFFSET_RECEIVED,
+    M.SETTLED_AHEAD,
+)
+"""What is said about a partition only while it is assigned."""
+
 
 class ModelFacts(Protocol):
     """What the metrics say about the model."""
@@ -47,7 +57,7 @@ class Recorder:
         self._metrics.observe(M.REBALANCE_DURATION, took_s)
         self._metrics.count(M.ABANDONED_RECORDS, abandoned)
         for tp in tps:
-            for gauge in (M.CONSUMER_LAG_RECORDS, M.CONSUMER_LAG_SECONDS, M.OFFSET_COMMITTED, M.OFFSET_COMMITTABLE):
+            for gauge in PARTITION_GAUGES:
                 self._metrics.drop(gauge, topic=tp.topic, partition=tp.partition)
 
     def offset_reset(self, tp: TopicPartition, why: Literal["none_committed", "out_of_range"]) -> None:

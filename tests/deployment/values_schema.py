@@ -1,4 +1,4 @@
-"""Keep the worker's settings in the chart's schema: ``python tests/deployment/values_schema.py FILE [--check]``.
+"""Keep the worker's settings in the chart's schema: ``python -m tests.deployment.values_schema FILE [--check]``.
 
 Only ``config`` and the ``*Section`` definitions are written; the rest of the file is edited by hand.
 """
@@ -47,7 +47,7 @@ def main() -> int:
     if new == old:
         return 0
     if "--check" in sys.argv[2:]:
-        sys.stderr.write(f"{path} is out of date: python tests/deployment/values_schema.py {path}\n")
+        sys.stderr.write(f"{path} is out of date; run: make docs\n")
         return 1
     path.write_text(new, encoding="utf-8")
     return 0

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from confluent_kafka import (
     TIMESTAMP_CREATE_TIME,
@@ -43,7 +43,6 @@ COORDINATOR_COMES = (
     KafkaError.COORDINATOR_NOT_AVAILABLE,
     KafkaError.NOT_COORDINATOR,
 )
-_Answer = TypeVar("_Answer")
 Headers = tuple[tuple[str, bytes | None], ...]
 
 
@@ -177,18 +176,17 @@ class KafkaClient:
 
     def committed(self, group: str, topic: str) -> dict[int, int]:
         """Committed next offsets of the group; partitions without one are left out."""
-        asked = [TopicPartition(topic, index) for index in range(self.partition_count(topic))]
-        result = _retried(
-            lambda: self._admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group, asked)])[group]
+        request = ConsumerGroupTopicPartitions(
+            group, [TopicPartition(topic, index) for index in range(self.partition_count(topic))]
         )
-        return {at.partition: at.offset for at in result.topic_partitions if at.error is None and at.offset >= 0}
+        found = _retried(lambda: self._admin.list_consumer_group_offsets([request])[group])
+        return {at.partition: at.offset for at in found if at.offset >= 0}
 
     def commit(self, group: str, topic: str, next_offsets: Mapping[int, int]) -> None:
         """Set committed offsets of a group that has no members now."""
         offsets = [TopicPartition(topic, partition, at) for partition, at in next_offsets.items()]
-        _retried(
-            lambda: self._admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(group, offsets)])[group]
-        )
+        request = ConsumerGroupTopicPartitions(group, offsets)
+        _retried(lambda: self._admin.alter_consumer_group_offsets([request])[group])
 
     def delete_records(self, topic: str, before: Mapping[int, int]) -> None:
         """Remove the records before an offset, so that the offset of the first one moves."""
@@ -266,16 +264,24 @@ class KafkaClient:
                 return
 
 
-def _retried(ask: Callable[[], Future[_Answer]]) -> _Answer:
+def _retried(ask: Callable[[], Future[ConsumerGroupTopicPartitions]]) -> list[TopicPartition]:
     """The answer to a group request; asks again while a fresh broker still loads its coordinator."""
     deadline = time.monotonic() + REQUEST_TIMEOUT_S
     while True:
-        try:
-            return ask().result(REQUEST_TIMEOUT_S)
-        except KafkaException as error:
-            if error.args[0].code() not in COORDINATOR_COMES or time.monotonic() > deadline:
-                raise
+        found, errors = _answer(ask())
+        if not errors:
+            return found
+        if errors[0].code() not in COORDINATOR_COMES or time.monotonic() > deadline:
+            raise KafkaException(errors[0])
         time.sleep(0.05)
+
+
+def _answer(asked: Future[ConsumerGroupTopicPartitions]) -> tuple[list[TopicPartition], list[KafkaError]]:
+    try:
+        found = asked.result(REQUEST_TIMEOUT_S).topic_partitions or []
+    except KafkaException as error:
+        return [], [error.args[0]]
+    return found, [at.error for at in found if at.error is not None]
 
 
 def _position(outcome: tuple[int, int] | KafkaError) -> tuple[int, int]:

@@ -85,8 +85,7 @@ class KafkaSink:
     async def stop(self) -> None:
         """Abandon what is under way and close the connections; what is unacknowledged stays uncommitted."""
         await self._lanes.clear()
-        for task in self._retired:
-            task.cancel()
+        # A retired producer is closed to its end: cancelled half-way, it would leave a connection open.
         await asyncio.gather(*self._retired, return_exceptions=True)
         if self._producer is not None:
             producer, self._producer = self._producer, None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from worker.core.records import Span, TopicPartition
 
@@ -43,6 +44,18 @@ class Commit:
 
     offsets: Mapping[TopicPartition, int]
     covered: Mapping[TopicPartition, tuple[int, int]]
+
+
+class Standing(NamedTuple):
+    """How far a partition has come.
+
+    ``next_offset`` follows the settled prefix, ``received_offset`` the last record received (-1: none yet);
+    ``settled_ahead`` counts the records settled beyond the first unsettled one.
+    """
+
+    next_offset: int
+    received_offset: int
+    settled_ahead: int
 
 
 class OffsetTracker:
@@ -191,3 +204,14 @@ class OffsetTracker:
     def next_offsets(self) -> dict[TopicPartition, int]:
         """The contiguous settled ``next_offset`` of each assigned partition; -1 where nothing is settled yet."""
         return {tp: state.next_offset for tp, state in self._partitions.items()}
+
+    def standings(self) -> dict[TopicPartition, Standing]:
+        """How far each assigned partition has come."""
+        return {
+            tp: Standing(
+                state.next_offset,
+                state.spans[-1].span.offsets[-1] + 1 if state.spans else state.next_offset,
+                state.settled_records - state.prefix_records,
+            )
+            for tp, state in self._partitions.items()
+        }

@@ -14,7 +14,7 @@ import numpy as np
 
 from worker.core.batching import Batch, BatchLimits, FlushReason, MicroBatcher
 from worker.core.flow import FlowGate, FlowLimits
-from worker.core.offsets import Commit, OffsetTracker
+from worker.core.offsets import Commit, OffsetTracker, Standing
 from worker.core.outgoing import Dispatcher
 from worker.core.records import Block, Decoded, Parcel, Refusal, Slice, Span, TopicPartition
 from worker.core.sequencing import Sequencer
@@ -283,6 +283,10 @@ class Pipeline:
     def next_offsets(self) -> dict[TopicPartition, int]:
         """The contiguous settled ``next_offset`` per partition, -1 where nothing is settled yet."""
         return self._tracker.next_offsets()
+
+    def standings(self) -> dict[TopicPartition, Standing]:
+        """How far each assigned partition has come."""
+        return self._tracker.standings()
 
     def final_commit(self) -> Commit | None:
         """What to commit before partitions are given up, whatever the interval."""

@@ -278,8 +278,8 @@ INFERENCE_RECORDS = Counter(
 )
 INFERENCE_FAILURES = Counter(
     "headrace_inference_failures_total",
-    "calls",
-    "Calls of the model that raised (model_error), or raised on known good rows (engine_fault).",
+    "failures",
+    "Records that the model raised on, alone in a call (model_error), and faults on known good rows (engine_fault).",
     {"reason": ("model_error", "engine_fault")},
 )
 INFERENCE_DURATION = Histogram(

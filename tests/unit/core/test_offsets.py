@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from worker.core.offsets import Commit, OffsetTracker
+from worker.core.offsets import Commit, OffsetTracker, Standing
 from worker.core.records import Span, TopicPartition
 from worker.testing import make_span
 
@@ -325,6 +325,21 @@ def test_settling_a_finished_or_unknown_span_is_an_error(tracker: OffsetTracker)
     with pytest.raises(ValueError, match="never tracked"):
         tracker.settle(make_span(A, [9], epoch=1), 0, 1)
     assert _sums(tracker) == (0, 0, 1)
+
+
+def test_standings_tell_how_far_each_partition_has_come(tracker: OffsetTracker) -> None:
+    """The settled prefix, the last record received, and what is settled beyond the first unsettled record."""
+    tracker.assign(B)
+    assert tracker.standings() == {A: (-1, -1, 0), B: (-1, -1, 0)}
+    first, second = _tracked(tracker, [3, 4, 9]), _tracked(tracker, [20, 30])
+    assert tracker.standings() == {A: (-1, 31, 0), B: (-1, -1, 0)}
+    tracker.settle(first, 1, 3)
+    tracker.settle(second, 0, 1)
+    assert tracker.standings()[A] == (-1, 31, 3)
+    tracker.settle(first, 0, 1)
+    assert tracker.standings()[A] == Standing(next_offset=21, received_offset=31, settled_ahead=0)
+    tracker.settle(second, 1, 2)
+    assert tracker.standings()[A] == (31, 31, 0)
 
 
 def test_the_oldest_receipt_is_that_of_unsettled_rows(tracker: OffsetTracker) -> None:
