@@ -235,6 +235,7 @@ class Worker:
             delivery.commit_interval_s,
             delivery.commit_max_records,
             skip_tombstones=settings.event.on_tombstone == "skip",
+            transactional=delivery.guarantee == "exactly_once",
         )
         partitions = output.partitions
 

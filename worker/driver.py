@@ -14,8 +14,10 @@ from typing import Literal
 import structlog
 
 from worker.adapters.engine import Engine, Model
+from worker.adapters.kafka_fencing import Stamp
 from worker.adapters.kafka_sink import KafkaSink
 from worker.adapters.kafka_source import KafkaSource, Unreadable
+from worker.adapters.kafka_transactions import TransactionalSink
 from worker.core.batching import Batch
 from worker.core.offsets import Commit
 from worker.core.pipeline import CommitOffsets, Outcome, Pipeline, Produce, RunBatch
@@ -28,6 +30,9 @@ log = structlog.get_logger("headrace.driver")
 
 POLL_TIMEOUT_S = 0.2
 """How long a poll waits for the first record; new records end the wait at once."""
+
+BROKER_ABORT_LAG_S = 30.0
+"""Brokers look for expired transactions every 10 s; the margin covers a slow one."""
 
 FINAL_COMMIT_TIMEOUT_S = 5.0
 """Part of a drain that is kept for its commit."""
@@ -42,8 +47,18 @@ class Driver:
         self._recorder = recorder
         self._loop = asyncio.get_running_loop()
         self.engine = Engine(model, self._engine_finished)
-        self.source = KafkaSource(settings.kafka, self)
-        self.sink = KafkaSink(settings.kafka, self._delivered, self.fail)
+        delivery = settings.delivery
+        self.source: KafkaSource
+        self.sink: KafkaSink | TransactionalSink
+        if delivery.guarantee == "exactly_once":
+            timeout_s = delivery.transaction_timeout_s
+            self.source = KafkaSource(settings.kafka, self, stable_within_s=timeout_s + BROKER_ABORT_LAG_S)
+            self.sink = TransactionalSink(
+                settings.kafka, delivery.transaction_interval_s, timeout_s, self, self._delivered, self.fail
+            )
+        else:
+            self.source = KafkaSource(settings.kafka, self)
+            self.sink = KafkaSink(settings.kafka, self._delivered, self.fail)
         self.failed: asyncio.Future[None] = self._loop.create_future()
         self._moved = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
@@ -233,6 +248,8 @@ class Driver:
 
     async def _final_commit(self, timeout_s: float) -> bool:
         """Commit all that is settled, now; False when the broker did not take it in time."""
+        if isinstance(self.sink, TransactionalSink):
+            return await self._finish_transaction(self.sink, timeout_s)
         for task in list(self._commits):
             await asyncio.wait([task], timeout=timeout_s)
         commit = self._pipeline.final_commit()
@@ -248,6 +265,46 @@ class Driver:
         if done:
             self._pipeline.final_committed(commit)
         return done
+
+    async def _finish_transaction(self, sink: TransactionalSink, timeout_s: float) -> bool:
+        """Commit the open transaction, now; False when the brokers did not take it in time."""
+        try:
+            await asyncio.wait_for(sink.finish(), timeout_s)
+        except TimeoutError:
+            log.error("final_transaction_timed_out")
+            return False
+        return self._pipeline.final_commit() is None
+
+    # ---- transactions (called by the sink) ---------------------------------------------------------------
+
+    def transaction_offsets(self) -> Commit | None:
+        """The offsets that cover exactly what was acknowledged."""
+        return self._pipeline.final_commit()
+
+    def transaction_stamp(self) -> Stamp | None:
+        """The membership that the partitions were assigned under."""
+        return self.source.stamp
+
+    def transaction_committed(self, commit: Commit | None, took_s: float) -> None:
+        """Outputs and offsets are committed."""
+        self._recorder.transaction("committed", took_s)
+        if commit is not None:
+            self._recorder.committed(commit.offsets, took_s, done=True)
+            self._pipeline.final_committed(commit)
+        self._pump()
+
+    def transaction_aborted(self, fenced: bool) -> None:
+        """Nothing since the last commit counts: drop what is in flight and read again from there."""
+        self._recorder.transaction("fenced" if fenced else "aborted", 0.0)
+        tps = self._pipeline.partitions()
+        self._pipeline.partitions_revoked(tps)
+        if not self.draining and tps:
+            self.source.rewind(self._pipeline.partitions_assigned(tps, self._loop.time()))
+        self._pump()
+
+    def record_refused(self, tp: TopicPartition, offset: int, refusal: Refusal) -> None:
+        """The brokers refuse this record's output."""
+        self._pipeline.output_refused(tp, offset, refusal)
 
     async def drain(self, timeout_s: float) -> int:
         """Finish what is in flight and commit it; returns how many records stay uncommitted."""

@@ -111,6 +111,12 @@ class Recorder:
         ages_s = now_s - np.asarray(parcel.timestamps, dtype=np.float64) / 1000.0
         metrics.observe_many(M.END_TO_END_LATENCY, np.maximum(ages_s, 0.0))
 
+    def transaction(self, outcome: Literal["committed", "aborted", "fenced"], took_s: float) -> None:
+        """A transaction ended."""
+        self._metrics.count(M.TRANSACTIONS, outcome=outcome)
+        if outcome == "committed":
+            self._metrics.observe(M.TRANSACTION_DURATION, took_s)
+
     def committed(self, offsets: Mapping[TopicPartition, int], took_s: float, *, done: bool) -> None:
         """A commit ended."""
         self._metrics.count(M.COMMITS, outcome="succeeded" if done else "failed")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
 from worker.settings_types import (
     Count,
@@ -24,7 +24,6 @@ from worker.settings_types import (
     Topic,
     Unique,
     check_ascending,
-    check_guarantee,
     check_processes,
     list_field,
 )
@@ -103,6 +102,11 @@ class KafkaSection(Section):
         default=8388608,
         description="Most bytes of one fetch. Larger catches up faster and takes more memory; at least the largest"
         " record in the input.",
+    )
+    group_instance_id: Text | None = Field(
+        default=None,
+        description="Static membership: a stable name, unique in the group. A restart within `session_timeout_s` then"
+        " keeps its partitions without a rebalance; after a scale-in they idle that long. Null: dynamic.",
     )
     fetch_max_wait_s: Annotated[float, Field(ge=0.001, le=5)] = Field(
         default=0.1,
@@ -245,9 +249,22 @@ class OutputSection(Section):
 class DeliverySection(Section):
     """What is promised about each record, and how often that is written down."""
 
-    guarantee: Annotated[Literal["at_least_once"], BeforeValidator(check_guarantee)] = Field(
+    guarantee: Literal["at_least_once", "exactly_once"] = Field(
         default="at_least_once",
-        description="No record is lost; after a crash some outputs repeat. Other guarantees are not offered yet.",
+        description="`at_least_once`: no record is lost; after a crash some outputs repeat, at most"
+        " `flow.max_in_flight_records` + `delivery.commit_max_records`. `exactly_once`: outputs, dead letters and"
+        " offsets share a transaction that the group fences; readers need `read_committed`, and see an output when"
+        " its transaction has ended. Needs Kafka 2.5 or newer.",
+    )
+    transaction_interval_s: Annotated[float, Field(gt=0, le=60)] = Field(
+        default=0.1,
+        description="Length of a transaction under `exactly_once`. It is the latency that `read_committed` readers"
+        " see; shorter costs more round trips to the brokers.",
+    )
+    transaction_timeout_s: Annotated[float, Field(ge=1, le=900)] = Field(
+        default=10.0,
+        description="When the brokers abort the transaction of a worker that died. Until then, and up to 10 s more,"
+        " readers and the next owner wait. Must exceed the interval plus the longest batch.",
     )
     commit_interval_s: Seconds = Field(
         default=1.0,

@@ -51,6 +51,18 @@ def _heartbeat(settings: Settings) -> Finding | None:
     )
 
 
+def _transaction(settings: Settings) -> Finding | None:
+    delivery = settings.delivery
+    if delivery.transaction_interval_s * 2 <= delivery.transaction_timeout_s:
+        return None
+    return Finding(
+        f"delivery.transaction_timeout_s ({delivery.transaction_timeout_s:g}) leaves no room above"
+        f" delivery.transaction_interval_s ({delivery.transaction_interval_s:g}): the brokers would abort transactions"
+        " that are still being filled",
+        f"set delivery.transaction_timeout_s to {delivery.transaction_interval_s * 2:g} or more",
+    )
+
+
 def _buckets(settings: Settings) -> Finding | None:
     buckets, size = settings.batching.buckets, settings.batching.max_batch_size
     if buckets[-1] == size:
@@ -197,6 +209,13 @@ RULES: tuple[Rule, ...] = (
         "`kafka.heartbeat_interval_s` is below a third of `kafka.session_timeout_s`: else one late heartbeat costs"
         " the partitions.",
         _heartbeat,
+    ),
+    Rule(
+        "transaction_too_long",
+        ("delivery.transaction_timeout_s", "delivery.transaction_interval_s"),
+        "`delivery.transaction_timeout_s` is at least twice `delivery.transaction_interval_s`: else the brokers abort"
+        " transactions that are still being filled.",
+        _transaction,
     ),
     Rule(
         "buckets_end",

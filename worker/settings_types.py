@@ -73,16 +73,6 @@ def _check_header(name: str) -> str:
     return name
 
 
-def check_guarantee(guarantee: object) -> object:
-    """Refuse the guarantee that is planned but not offered."""
-    if guarantee == "exactly_once":
-        raise _refuse(
-            "exactly_once is not offered by this version: outputs may repeat after a crash",
-            "write guarantee: at_least_once, and drop repeats by the id field where they matter",
-        )
-    return guarantee
-
-
 def check_processes(processes: int) -> int:
     """Refuse more than one process."""
     if processes != 1:

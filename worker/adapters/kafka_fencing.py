@@ -161,7 +161,9 @@ class _StableOffsetFetch(Request[_OffsetFetchRequest]):  # type: ignore[misc]
 class _FencedCommitHandler(kafka_sender.TxnOffsetCommitHandler):  # type: ignore[misc]
     """Sends stamped offsets; a refusal of the member becomes an error that aborting cures."""
 
-    def __init__(self, sender: Any, offsets: dict[ClientPartition, OffsetAndMetadata], group: str, stamp: Stamp) -> None:
+    def __init__(
+        self, sender: Any, offsets: dict[ClientPartition, OffsetAndMetadata], group: str, stamp: Stamp
+    ) -> None:
         super().__init__(sender, offsets, group)
         self._stamp = stamp
 

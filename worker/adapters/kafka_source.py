@@ -17,6 +17,7 @@ from aiokafka import TopicPartition as ClientPartition
 from aiokafka import errors as kafka
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 
+from worker.adapters.kafka_fencing import Stamp, stable_offsets, stamp_of
 from worker.adapters.kafka_options import broker_error, connection_options
 from worker.core.records import Refusal, Span, TopicPartition
 from worker.errors import BrokerError, Problem
@@ -66,9 +67,13 @@ Polled = Span | Unreadable
 class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka ships no types
     """Consumes the input topics as one member of the group."""
 
-    def __init__(self, section: KafkaSection, owner: Owner) -> None:
+    def __init__(self, section: KafkaSection, owner: Owner, stable_within_s: float | None = None) -> None:
+        """With ``stable_within_s`` committed offsets are read after the transactions that hold them, for so long."""
         self._section = section
         self._owner = owner
+        self._stable_within_s = stable_within_s
+        self.stamp: Stamp | None = None
+        """The membership that the partitions were assigned under."""
         self._epochs: dict[TopicPartition, int] = {}
         self._positions: dict[TopicPartition, int] = {}
         self._unresolved: set[TopicPartition] = set()
@@ -98,7 +103,8 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
             heartbeat_interval_ms=int(section.heartbeat_interval_s * 1000),
             rebalance_timeout_ms=int(section.rebalance_timeout_s * 1000),
             max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
-            isolation_level=section.isolation_level,
+            isolation_level=section.isolation_level if self._stable_within_s is None else "read_committed",
+            group_instance_id=section.group_instance_id,
             partition_assignment_strategy=(StickyPartitionAssignor,),
             fetch_max_wait_ms=int(section.fetch_max_wait_s * 1000),
             fetch_max_bytes=section.max_fetch_bytes,
@@ -135,6 +141,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
 
     async def on_partitions_assigned(self, assigned: Iterable[ClientPartition]) -> None:
         """aiokafka's callback: epochs begin now; start positions are found before the first poll."""
+        self.stamp = stamp_of(self._client)
         try:
             self._epochs = dict(self._owner.assigned([TopicPartition(*tp) for tp in assigned]))
         except Exception as error:  # noqa: BLE001 # as above
@@ -253,7 +260,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
         client = self._client
         client_tps = [ClientPartition(*tp) for tp in tps]
         try:
-            committed = {tp: await client.committed(ClientPartition(*tp)) for tp in tps}
+            committed = await self._committed(tps)
             begins, ends = await client.beginning_offsets(client_tps), await client.end_offsets(client_tps)
         except (kafka.IllegalStateError, kafka.UnknownMemberIdError, kafka.IllegalGenerationError):
             return
@@ -277,6 +284,19 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
             self._unresolved.discard(tp)
         if started_late:
             await self.commit(started_late)
+
+    async def _committed(self, tps: list[TopicPartition]) -> Mapping[TopicPartition, int | None]:
+        """Committed offsets, None where there are none."""
+        if self._stable_within_s is None:
+            return {tp: await self._client.committed(ClientPartition(*tp)) for tp in tps}
+        return await stable_offsets(self._client, self._section.group_id, tps, self._stable_within_s)
+
+    def rewind(self, epochs: Mapping[TopicPartition, int]) -> None:
+        """Read all assigned partitions again from their committed offsets, under new epochs."""
+        self._epochs = dict(epochs)
+        self._positions.clear()
+        self._careful.clear()
+        self._unresolved = set(self._epochs)
 
     def _by_policy(self, tp: TopicPartition, position: int | None, begin: int, end: int) -> int:
         """Where ``auto_offset_reset`` says to start; raises where it says to stop."""

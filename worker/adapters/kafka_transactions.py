@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 from aiokafka import AIOKafkaProducer
@@ -213,35 +213,37 @@ class TransactionalSink:
     async def _while_open(self, until: float) -> None:
         """Let parcels enter until the interval is over, someone wants the end, or a batch fails."""
         loop = asyncio.get_running_loop()
-        finish = asyncio.ensure_future(self._finish.wait())
+        finish = asyncio.create_task(self._finish.wait())
+        ends: set[asyncio.Future[Any]] = {finish, self._spoilt()}
         try:
-            assert self._error is not None  # noqa: S101 # set by _transaction, for the type checker
-            await asyncio.wait(
-                {finish, self._error}, timeout=max(0.0, until - loop.time()), return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait(ends, timeout=max(0.0, until - loop.time()), return_when=asyncio.FIRST_COMPLETED)
         finally:
             finish.cancel()
-        if self._error.done():
-            self._error.result()
+        if self._spoilt().done():
+            self._spoilt().result()
 
-    async def _or_error(self, work: object) -> None:
+    async def _or_error(self, work: Coroutine[Any, Any, None]) -> None:
         """Wait for the lanes, or raise what one of them failed with."""
-        assert self._error is not None  # noqa: S101 # set by _transaction, for the type checker
-        task = asyncio.ensure_future(work)  # type: ignore[arg-type]
+        task = asyncio.create_task(work)
+        ends: set[asyncio.Future[Any]] = {task, self._spoilt()}
         try:
-            await asyncio.wait(
-                {task, self._error}, timeout=self._timeout_s, return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait(ends, timeout=self._timeout_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             task.cancel()
-        if self._error.done():
-            self._error.result()
+        if self._spoilt().done():
+            self._spoilt().result()
         if not task.done():
             raise TimeoutError("batches were not acknowledged within the transaction timeout")
 
-    async def _bounded(self, work: object) -> None:
+    async def _bounded(self, work: Coroutine[Any, Any, None]) -> None:
         """Never wait longer than the broker keeps the transaction."""
-        await asyncio.wait_for(work, self._timeout_s)  # type: ignore[arg-type]
+        await asyncio.wait_for(work, self._timeout_s)
+
+    def _spoilt(self) -> asyncio.Future[None]:
+        """Fails when a batch of the open transaction does."""
+        if self._error is None:
+            raise RuntimeError("no transaction is open")
+        return self._error
 
     # ---- failures ----------------------------------------------------------------------------------------
 

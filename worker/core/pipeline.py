@@ -138,6 +138,9 @@ class Pipeline:
         epochs = {epoch for tp in tps if (epoch := self._tracker.epoch(tp)) is not None}
         abandoned = sum(self._tracker.revoke(tp) for tp in tps)
         self._batcher.drop(epochs)
+        if self._sequencer is not None:
+            for tp in tps:
+                self._sequencer.forget(tp)
         self.tally.abandoned += abandoned
         return abandoned
 
@@ -151,6 +154,8 @@ class Pipeline:
         if not self._tracker.track(span):
             self.tally.stale_rows += len(span)
             return None
+        if self._sequencer is not None:
+            self._sequencer.received(span)
         decoded = self._decoder.decode(span.values)
         block = Block(span, decoded)
         start = 0
@@ -172,6 +177,8 @@ class Pipeline:
         if not self._tracker.track(span):
             self.tally.stale_rows += len(span)
             return
+        if self._sequencer is not None:
+            self._sequencer.received(span)
         letters: list[Parcel] = []
         self._refuse(Slice(Block(span, Decoded((), [None], {})), 0, 1), refusal, letters)
         self._produce(letters)
@@ -233,7 +240,7 @@ class Pipeline:
         times = []
         if len(self._running) < ENGINE_SLOTS and (deadline := self._batcher.deadline()) is not None:
             times.append(deadline)
-        if self._committing is None and self._tracker.committable() is not None:
+        if not self._policy.transactional and self._committing is None and self._tracker.committable() is not None:
             times.append(self._commit_at)
         return min(times, default=None)
 
@@ -295,6 +302,13 @@ class Pipeline:
     def final_committed(self, commit: Commit) -> None:
         """That commit succeeded."""
         self._tracker.committed(commit)
+        if self._refused:
+            done = commit.offsets
+            self._refused = {key: why for key, why in self._refused.items() if key[1] >= done.get(key[0], 0)}
+
+    def output_refused(self, tp: TopicPartition, offset: int, refusal: Refusal) -> None:
+        """The brokers refuse this record's output: it becomes a dead letter when it comes again."""
+        self._refused[tp, offset] = refusal
 
     # ---- inside ------------------------------------------------------------------------------------------
 
@@ -362,14 +376,14 @@ class Pipeline:
 
     def _dispatch_scored(self, rows: Slice, values: list[bytes], parcels: list[Parcel]) -> None:
         """Parcels for one run of scored rows; those too large for the topic become dead letters."""
-        oversize = self._dispatcher.oversize(rows, values)
+        refused = {**self._dispatcher.oversize(rows, values), **self._known_refusals(rows)}
         start = 0
-        for index in sorted(oversize):
+        for index in sorted(refused):
             if index > start:
                 run = Slice(rows.block, rows.start + start, rows.start + index)
                 parcels += self._dispatcher.scored(run, values[start:index])
             at = rows.start + index
-            self._dead_letter(Slice(rows.block, at, at + 1), oversize[index], parcels)
+            self._dead_letter(Slice(rows.block, at, at + 1), refused[index], parcels)
             start = index + 1
         if start < len(values):
             run = Slice(rows.block, rows.start + start, rows.stop)
@@ -380,6 +394,8 @@ class Pipeline:
         if refusal.reason == "tombstone" and self._policy.skip_tombstones:
             self.tally.skipped += 1
             self._settle(row)
+            if self._sequencer is not None:
+                self._queue(self._sequencer.passed(row))
         else:
             self._dead_letter(row, refusal, letters)
 
@@ -391,9 +407,20 @@ class Pipeline:
         letters.append(parcel)
 
     def _produce(self, parcels: list[Parcel]) -> None:
-        """Queue parcels for sending."""
+        """Queue parcels for sending; in a transaction they wait for those before them in their partition."""
+        self._queue(parcels if self._sequencer is None else self._sequencer.offer(parcels))
+
+    def _queue(self, parcels: list[Parcel]) -> None:
+        """Ask for these parcels to be sent."""
         if parcels:
             self._actions.append(Produce(parcels))
+
+    def _known_refusals(self, rows: Slice) -> dict[int, Refusal]:
+        """Rows whose output the brokers refused in a transaction that was aborted for it, by row of the slice."""
+        if not self._refused:
+            return {}
+        tp, offsets = rows.span.tp, rows.span.offsets[rows.start : rows.stop]
+        return {row: self._refused[tp, at] for row, at in enumerate(offsets) if (tp, at) in self._refused}
 
     def _settle(self, rows: Slice) -> None:
         """These rows have reached their fate; late ones of an ended assignment only count as stale."""
@@ -402,7 +429,7 @@ class Pipeline:
 
     def _maybe_commit(self, now: float) -> None:
         """Commit when the interval is over or enough is settled; never two at a time."""
-        if self._committing is not None:
+        if self._committing is not None or self._policy.transactional:
             return
         tracker = self._tracker
         settled = tracker.uncommitted_records - tracker.in_flight_records

@@ -163,6 +163,19 @@ COMMIT_DURATION = Histogram(
     buckets=LATENCY_BUCKETS_S,
 )
 
+TRANSACTIONS = Counter(
+    "headrace_transactions_total",
+    "transactions",
+    "Transactions by their end; fenced: the group or the brokers refused this worker.",
+    {"outcome": ("committed", "aborted", "fenced")},
+)
+TRANSACTION_DURATION = Histogram(
+    "headrace_transaction_duration_seconds",
+    "seconds",
+    "From a transaction's first record to its end at the brokers.",
+    buckets=LATENCY_BUCKETS_S,
+)
+
 # Offsets
 
 OFFSET_COMMITTED = Gauge(
