@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -33,6 +33,7 @@ from worker.adapters.probes import ProbeServer
 from worker.adapters.schema_file import load_schema
 from worker.codec import build_codec
 from worker.core.batching import BatchLimits
+from worker.core.brakes import BrakeLimits
 from worker.core.decoder import Decoder
 from worker.core.flow import FlowLimits
 from worker.core.lifecycle import Lifecycle, State
@@ -90,7 +91,7 @@ async def run(settings: Settings) -> int:
     worker = Worker(settings, metrics, lifecycle, monitor)
     stop = asyncio.Event()
     try:
-        with _signals(stop):
+        with _signals(stop, worker.release_brakes):
             return await worker.run(stop)
     finally:
         lifecycle.move(State.STOPPED)
@@ -98,8 +99,11 @@ async def run(settings: Settings) -> int:
 
 
 @contextmanager
-def _signals(stop: asyncio.Event) -> Iterator[None]:
-    """The first SIGTERM or SIGINT asks for a drain, the second ends the process at once with nothing committed."""
+def _signals(stop: asyncio.Event, release_brakes: Callable[[], None]) -> Iterator[None]:
+    """The first SIGTERM or SIGINT asks for a drain, the second ends the process at once with nothing committed.
+
+    SIGUSR1 releases the brakes; before there are any it does nothing.
+    """
     loop = asyncio.get_running_loop()
 
     def received(name: str) -> None:
@@ -111,10 +115,11 @@ def _signals(stop: asyncio.Event) -> Iterator[None]:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, received, number.name)
+    loop.add_signal_handler(signal.SIGUSR1, release_brakes)
     try:
         yield
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             loop.remove_signal_handler(number)
 
 
@@ -127,6 +132,11 @@ class Worker:
         self._lifecycle = lifecycle
         self._monitor = monitor
         self._driver: Driver | None = None
+
+    def release_brakes(self) -> None:
+        """Resume the partitions that the brakes stopped."""
+        if self._driver is not None:
+            self._driver.release_brakes()
 
     async def run(self, stop: asyncio.Event) -> int:
         """Live until ``stop`` is set or something fails."""
@@ -224,7 +234,7 @@ class Worker:
             model_label=scorer.bundle.label,
             model_digest=scorer.bundle.sha256[:DIGEST_LENGTH],
         )
-        batching, flow, delivery = settings.batching, settings.flow, settings.delivery
+        batching, flow, delivery, brakes = settings.batching, settings.flow, settings.delivery, settings.brakes
         policy = Policy(
             BatchLimits(batching.max_batch_size, batching.max_batch_bytes, batching.max_batch_delay_s),
             FlowLimits(
@@ -236,6 +246,7 @@ class Worker:
             delivery.commit_max_records,
             skip_tombstones=settings.event.on_tombstone == "skip",
             transactional=delivery.guarantee == "exactly_once",
+            brakes=BrakeLimits(brakes.max_share, brakes.window_records, brakes.max_in_a_row, brakes.retry_s),
         )
         partitions = output.partitions
 

@@ -16,7 +16,7 @@ import structlog
 from worker.adapters.engine import Engine, Model
 from worker.adapters.kafka_fencing import Stamp
 from worker.adapters.kafka_sink import KafkaSink
-from worker.adapters.kafka_source import KafkaSource, Unreadable
+from worker.adapters.kafka_source import KafkaSource, Polled, Unreadable
 from worker.adapters.kafka_transactions import TransactionalSink
 from worker.core.batching import Batch
 from worker.core.offsets import Commit
@@ -110,7 +110,7 @@ class Driver:
             if room == 0:
                 await self._wait_for_room()
                 continue
-            polled = await self.source.poll(min(room, max_poll), POLL_TIMEOUT_S)
+            polled = await self._poll(min(room, max_poll))
             self.polled_at = now = self._loop.time()
             for item in polled:
                 if isinstance(item, Unreadable):
@@ -120,6 +120,19 @@ class Driver:
             if polled:
                 self._pump()
                 await asyncio.sleep(0)
+
+    async def _poll(self, max_records: int) -> list[Polled]:
+        """One record of each partition that the brakes try again, else records of those that they do not stop."""
+        brakes = self._pipeline.brakes
+        self.source.stopped = brakes.stopped()
+        tried: list[Polled] = []
+        for tp in brakes.due(self._loop.time())[:max_records]:
+            tried += await self.source.poll_one(tp)
+        return tried or await self.source.poll(max_records, POLL_TIMEOUT_S)
+
+    def release_brakes(self) -> None:
+        """The operator resumes the partitions that the brakes stopped."""
+        log.info("brakes_released", partitions=[f"{tp.topic}/{tp.partition}" for tp in self._pipeline.brakes.resume()])
 
     def _admit(self, span: Span, now: float) -> None:
         """Give one span to the pipeline and account for it."""

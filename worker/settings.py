@@ -277,6 +277,30 @@ class DeliverySection(Section):
     )
 
 
+class BrakesSection(Section):
+    """When a partition of which too much is refused stops. It holds while the others go on; null turns a brake off."""
+
+    max_share: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=0.5,
+        description="Stop where more than this share of the last `window_records` records of a partition is refused."
+        " Lower stops a bad deployment sooner, and more often for nothing.",
+    )
+    window_records: Count = Field(
+        default=1000,
+        description="Records of a partition over which the share is judged, once there are so many. Longer forgives"
+        " longer bursts.",
+    )
+    max_in_a_row: Count | None = Field(
+        default=100,
+        description="Stop after so many refused records of a partition with no good one between them.",
+    )
+    retry_s: Seconds | None = Field(
+        default=5.0,
+        description="First pause until one record of a stopped partition is tried; if it is scored, the partition goes"
+        " on, else the pause doubles, up to 60. null: only SIGUSR1 or a restart resumes.",
+    )
+
+
 class DrainSection(Section):
     """How the worker ends."""
 
@@ -330,6 +354,7 @@ class Settings(Section):
     flow: FlowSection = Field(default_factory=FlowSection)
     output: OutputSection = Field(default_factory=OutputSection)
     delivery: DeliverySection = Field(default_factory=DeliverySection)
+    brakes: BrakesSection = Field(default_factory=BrakesSection)
     drain: DrainSection = Field(default_factory=DrainSection)
     probes: ProbesSection = Field(default_factory=ProbesSection)
     run: RunSection = Field(default_factory=RunSection)

@@ -7,7 +7,7 @@ positions, and after any error seeks back to them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -81,6 +81,8 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
         self._consumer: AIOKafkaConsumer | None = None
         self.partition_limit: int | None = None
         """Partitions from this number on are held: assigned, but not read."""
+        self.stopped: Collection[TopicPartition] = ()
+        """Partitions that are assigned, but read by ``poll_one`` only."""
         self.failure: BaseException | None = None
         """An exception of a rebalance callback, which aiokafka would only log."""
 
@@ -165,7 +167,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
             return []
         if self._unresolved:
             await self._resolve()
-        held = self.held()
+        held = self.held().union(self.stopped)
         tps = [ClientPartition(*tp) for tp in self._positions if tp not in self._careful and tp not in held]
         polled: list[Polled] = []
         for tp in self._careful - held:
@@ -188,6 +190,10 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
             for tp, records in fetched.items()
             if TopicPartition(*tp) in self._positions
         ]
+
+    async def poll_one(self, tp: TopicPartition) -> list[Polled]:
+        """The next record of one partition, if it has been fetched already."""
+        return await self._poll_carefully(tp, 0) if tp in self._positions else []
 
     def _span(self, tp: TopicPartition, records: list[ConsumerRecord]) -> Span:
         """Columns of what ``getmany`` returned for one partition."""
@@ -227,12 +233,12 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
             raise broker_error(error, "reading the input") from error
         log.warning("poll_failed", error=type(error).__name__, detail=str(error))
 
-    async def _poll_carefully(self, tp: TopicPartition) -> list[Polled]:
+    async def _poll_carefully(self, tp: TopicPartition, timeout_ms: int = CAREFUL_POLL_TIMEOUT_MS) -> list[Polled]:
         """One record at a time around a corrupt batch: good ones come out, a broken one by its coordinates."""
         position = self._positions[tp]
         client_tp = ClientPartition(*tp)
         try:
-            fetched = await self._client.getmany(client_tp, timeout_ms=CAREFUL_POLL_TIMEOUT_MS, max_records=1)
+            fetched = await self._client.getmany(client_tp, timeout_ms=timeout_ms, max_records=1)
         except kafka.CorruptRecordException as error:
             self._seek(tp, position + 1)
             self._positions[tp] = position + 1

@@ -45,6 +45,9 @@ class BrakeLimits:
         return self.max_share is None and self.max_in_a_row is None
 
 
+NO_BRAKES = BrakeLimits()
+
+
 class BrakeState(StrEnum):
     """Where a partition stands."""
 

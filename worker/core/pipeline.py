@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from worker.core.batching import Batch, BatchLimits, FlushReason, MicroBatcher
+from worker.core.brakes import NO_BRAKES, BrakeLimits, Brakes
 from worker.core.flow import FlowGate, FlowLimits
 from worker.core.offsets import Commit, OffsetTracker, Standing
 from worker.core.outgoing import Dispatcher
@@ -50,6 +51,7 @@ class Policy:
     skip_tombstones: bool = False
     transactional: bool = False
     """Offsets are committed with the outputs by the sink: no commits from here, and parcels leave in input order."""
+    brakes: BrakeLimits = NO_BRAKES
 
 
 @dataclass(slots=True)
@@ -115,6 +117,7 @@ class Pipeline:
         self._committing: Commit | None = None
         self._commit_at = 0.0
         self._commit_failed = False
+        self.brakes = Brakes(policy.brakes)
         self.tally = Tally()
 
     # ---- facts -------------------------------------------------------------------------------------------
@@ -124,7 +127,9 @@ class Pipeline:
         if self._flush is FlushReason.REVOKE:
             self._flush = None
         self._commit_at = now + self._policy.commit_interval_s
-        return {tp: self._tracker.assign(tp) for tp in tps}
+        epochs = {tp: self._tracker.assign(tp) for tp in tps}
+        self.brakes.assigned(epochs)
+        return epochs
 
     def revocation_began(self, now: float) -> None:
         """Partitions are about to be taken away: flush what is queued and admit nothing until it is over."""
@@ -138,6 +143,7 @@ class Pipeline:
         epochs = {epoch for tp in tps if (epoch := self._tracker.epoch(tp)) is not None}
         abandoned = sum(self._tracker.revoke(tp) for tp in tps)
         self._batcher.drop(epochs)
+        self.brakes.revoked(tps)
         if self._sequencer is not None:
             for tp in tps:
                 self._sequencer.forget(tp)
@@ -154,6 +160,7 @@ class Pipeline:
         if not self._tracker.track(span):
             self.tally.stale_rows += len(span)
             return None
+        self.brakes.received(span)
         if self._sequencer is not None:
             self._sequencer.received(span)
         decoded = self._decoder.decode(span.values)
@@ -177,6 +184,7 @@ class Pipeline:
         if not self._tracker.track(span):
             self.tally.stale_rows += len(span)
             return
+        self.brakes.received(span)
         if self._sequencer is not None:
             self._sequencer.received(span)
         letters: list[Parcel] = []
@@ -203,10 +211,10 @@ class Pipeline:
         if refused:
             for index in range(len(parcel)):
                 if index not in refused:
-                    self._settle(parcel.row(index))
+                    self._delivered(parcel, parcel.row(index))
         else:
             for rows in parcel.origin:
-                self._settle(rows)
+                self._delivered(parcel, rows)
         self._produce(letters)
         self._maybe_commit(now)
 
@@ -394,6 +402,7 @@ class Pipeline:
         if refusal.reason == "tombstone" and self._policy.skip_tombstones:
             self.tally.skipped += 1
             self._settle(row)
+            self.brakes.passed_over(row)
             if self._sequencer is not None:
                 self._queue(self._sequencer.passed(row))
         else:
@@ -405,6 +414,7 @@ class Pipeline:
         reason = parcel.dead_letter.reason if parcel.dead_letter else refusal.reason
         self.tally.dead_lettered[reason] = self.tally.dead_lettered.get(reason, 0) + 1
         letters.append(parcel)
+        self.brakes.refused(row)
 
     def _produce(self, parcels: list[Parcel]) -> None:
         """Queue parcels for sending; in a transaction they wait for those before them in their partition."""
@@ -421,6 +431,12 @@ class Pipeline:
             return {}
         tp, offsets = rows.span.tp, rows.span.offsets[rows.start : rows.stop]
         return {row: self._refused[tp, at] for row, at in enumerate(offsets) if (tp, at) in self._refused}
+
+    def _delivered(self, parcel: Parcel, rows: Slice) -> None:
+        """The broker has these rows of a parcel; an output speaks for its partition, a dead letter did already."""
+        self._settle(rows)
+        if parcel.dead_letter is None:
+            self.brakes.passed(rows)
 
     def _settle(self, rows: Slice) -> None:
         """These rows have reached their fate; late ones of an ended assignment only count as stale."""
