@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import structlog
 
 from worker import __version__
+from worker.core.brakes import Stop
 from worker.core.lifecycle import Lifecycle, State
 from worker.core.offsets import Standing
 from worker.core.pipeline import Pipeline
@@ -45,6 +47,7 @@ class Monitor:
         self._beat_at = time.monotonic()
         self._reached_at = time.monotonic()
         self._held: tuple[str, ...] = ()
+        self._stopped: dict[str, Stop] = {}
         self._status: dict[str, Any] = {}
         self._started_at = time.time()
 
@@ -79,8 +82,9 @@ class Monitor:
         if not self.reachable:
             age = time.monotonic() - self._reached_at
             return False, f"no broker has answered for {age:.0f} s"
-        if self._held:
-            return False, "; ".join(self._held)
+        reasons = self._held + tuple(f"{name} stopped: {stop.cause}" for name, stop in self._stopped.items())
+        if reasons:
+            return False, "; ".join(reasons)
         return True, ""
 
     def started(self) -> tuple[bool, str]:
@@ -189,12 +193,14 @@ class Monitor:
         for topic, count in assigned.items():
             metrics.gauge(M.CONSUMER_ASSIGNED_PARTITIONS, count, topic=topic)
         self._count_tally(pipeline, driver)
+        self._watch_brakes(pipeline)
         sizes = metrics.snapshot(M.BATCH_SIZE)
         self._status = {
             "partitions": partitions,
             "lag": sum(lag.values()),
             "in_flight": {"records": in_flight, "bytes": pipeline.in_flight_bytes},
             "uncommitted": pipeline.uncommitted_records,
+            "brakes": {name: asdict(stop) for name, stop in self._stopped.items()},
             "rebalances": recorder.rebalances,
             "batches": {"count": sizes.count, "mean_size": round(sizes.mean, 1) if sizes.count else 0.0},
         }
@@ -208,6 +214,20 @@ class Monitor:
             self._metrics.gauge(M.OFFSET_COMMITTABLE, standing.next_offset, **where)
         if standing.received_offset >= 0:
             self._metrics.gauge(M.OFFSET_RECEIVED, standing.received_offset, **where)
+
+    def _watch_brakes(self, pipeline: Pipeline) -> None:
+        """One error line for each partition that stops, one of information where it goes on, gauge and counters."""
+        brakes, metrics = pipeline.brakes, self._metrics
+        stopped = {f"{tp.topic}/{tp.partition}": stop for tp, stop in brakes.stopped().items()}
+        for name in stopped.keys() - self._stopped.keys():
+            log.error("brakes_stopped", partition=name, limit=stopped[name].limit, cause=stopped[name].cause)
+        ours = {f"{tp.topic}/{tp.partition}" for tp in pipeline.partitions()}
+        for name in (self._stopped.keys() - stopped.keys()) & ours:
+            log.info("brakes_resumed", partition=name)
+        self._stopped = stopped
+        metrics.gauge(M.BRAKES_STOPPED, len(stopped))
+        for limit, trips in brakes.trips.items():
+            metrics.count(M.BRAKES_TRIPS, trips - metrics.value(M.BRAKES_TRIPS, limit=limit), limit=limit)
 
     def _count_tally(self, pipeline: Pipeline, driver: Driver) -> None:
         """The pipeline's own counts, as counters."""

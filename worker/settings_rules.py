@@ -101,6 +101,17 @@ def _flow_bytes(settings: Settings) -> Finding | None:
     )
 
 
+def _brakes(settings: Settings) -> Finding | None:
+    brakes = settings.brakes
+    if brakes.max_share is None or brakes.max_in_a_row is None or brakes.max_in_a_row <= brakes.window_records:
+        return None
+    return Finding(
+        f"brakes.max_in_a_row ({brakes.max_in_a_row}) is above brakes.window_records ({brakes.window_records}): the"
+        " share of the window stops a partition first, always",
+        f"set brakes.max_in_a_row to {brakes.window_records} or less, or to null",
+    )
+
+
 def _output_loop(settings: Settings) -> Finding | None:
     topic = settings.kafka.output_topic
     if topic not in settings.kafka.input_topics:
@@ -234,6 +245,12 @@ RULES: tuple[Rule, ...] = (
         ("flow.max_in_flight_bytes", "batching.max_batch_bytes"),
         "`flow.max_in_flight_bytes` is at least `batching.max_batch_bytes`: else no batch ever fills.",
         _flow_bytes,
+    ),
+    Rule(
+        "brakes_never_reached",
+        ("brakes.max_in_a_row", "brakes.window_records"),
+        "`brakes.max_in_a_row` is at most `brakes.window_records`: else the share always stops a partition first.",
+        _brakes,
     ),
     Rule(
         "output_is_input",

@@ -265,6 +265,17 @@ EVENT_LOOP_LAG = Histogram(
     "How late the event loop ran its regular heartbeat.",
     buckets=WORK_BUCKETS_S,
 )
+BRAKES_STOPPED = Gauge(
+    "headrace_brakes_stopped_partitions",
+    "partitions",
+    "Assigned partitions that stand still because too many of their records were refused.",
+)
+BRAKES_TRIPS = Counter(
+    "headrace_brakes_trips_total",
+    "trips",
+    "Partitions stopped for their refused records, by the limit that was reached.",
+    {"limit": ("share", "in_a_row")},
+)
 LAST_PROGRESS = Gauge(
     "headrace_last_progress_timestamp_seconds",
     "seconds since 1970",
