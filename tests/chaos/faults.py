@@ -1,0 +1,291 @@
+"""The faults, each a function on the field: it strikes, heals, and says what it hit."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from os import kill
+
+from tests.chaos.cluster import Cluster, Node
+from tests.chaos.fleet import Fleet, OpenWork, Topics
+from tests.chaos.ledger import Ledger
+from tests.chaos.relay import END_TXN, OFFSET_COMMIT, PRODUCE, TXN_OFFSET_COMMIT, Link, Trap
+from tests.kafka.processes import wait_until
+
+TRAP_TIMEOUT_S = 30.0
+SESSION_MARGIN_S = 1.0
+
+
+@dataclass(slots=True)
+class Field:
+    """Everything that faults may touch."""
+
+    cluster: Cluster
+    fleet: Fleet
+    ledger: Ledger
+    topics: Topics
+    rng: random.Random
+    guarantee: str
+
+    @property
+    def session_timeout_s(self) -> float:
+        """Silence after which a worker loses its partitions."""
+        return float(self.fleet.settings["kafka"]["session_timeout_s"])
+
+    @property
+    def exactly_once(self) -> bool:
+        """Whether the workers use transactions."""
+        return self.guarantee == "exactly_once"
+
+    def pick(self) -> str:
+        """Any worker that has partitions."""
+        owners = [name for name in sorted(self.fleet.running) if self.fleet.assignment(name)]
+        if not owners:
+            raise RuntimeError("no worker has partitions")
+        return self.rng.choice(owners)
+
+
+@dataclass(frozen=True, slots=True)
+class Strike:
+    """What a fault did: its target, what it hit, and how many workers' unfinished work it threw back."""
+
+    target: str
+    work: OpenWork
+    crashed: int = 0
+    graceful: bool = False
+
+
+Fault = Callable[[Field], Strike]
+
+
+def _finish_off(field: Field, name: str, work: OpenWork) -> Strike:
+    """Kill a frozen worker and put another in its place, as a supervisor would."""
+    field.fleet.running[name].kill9()
+    field.fleet.forget(name)
+    field.fleet.start()
+    return Strike(name, work, crashed=1)
+
+
+def kill_worker(field: Field) -> Strike:
+    """kill -9 at a random moment."""
+    name = field.pick()
+    time.sleep(field.rng.uniform(0, 0.5))
+    return _finish_off(field, name, field.fleet.freeze_at_work(name))
+
+
+def _kill_at(field: Field, before: int, *, after: int | None, at_response: bool = False, drain: bool = False) -> Strike:
+    """kill -9 at a named point of the protocol."""
+    name = field.pick()
+    lanes = field.fleet.assignment(name)
+    pid = field.fleet.pid(name)
+    trap = Trap(name, before, lambda: kill(pid, signal.SIGSTOP), after, at_response)
+    field.cluster.relay.arm(trap)
+    if drain:
+        field.fleet.running[name].sigterm()
+    if not trap.sprung.wait(TRAP_TIMEOUT_S):
+        field.cluster.relay.disarm(trap)
+        raise TimeoutError(f"{name} never came to the named point (request {before} after {after})")
+    work = field.fleet._observed(lanes, field.fleet.ends(lanes))
+    return _finish_off(field, name, work)
+
+
+def kill_before_commit(field: Field) -> Strike:
+    """kill -9 after outputs are acknowledged, before the offsets are committed (or enter the transaction)."""
+    return _kill_at(field, TXN_OFFSET_COMMIT if field.exactly_once else OFFSET_COMMIT, after=PRODUCE)
+
+
+def kill_before_end(field: Field) -> Strike:
+    """kill -9 after the offsets are in the transaction, before its end is asked for (exactly_once only)."""
+    return _kill_at(field, END_TXN, after=TXN_OFFSET_COMMIT)
+
+
+def kill_unheard_commit(field: Field) -> Strike:
+    """kill -9 after the broker has committed and before the worker hears of it."""
+    return _kill_at(field, END_TXN if field.exactly_once else OFFSET_COMMIT, after=PRODUCE, at_response=True)
+
+
+def kill_in_drain(field: Field) -> Strike:
+    """kill -9 when the drain is about to commit."""
+    return _kill_at(field, END_TXN if field.exactly_once else OFFSET_COMMIT, after=None, drain=True)
+
+
+def zombie(field: Field) -> Strike:
+    """SIGSTOP until the group has given the partitions away, then SIGCONT with all the old work in hand."""
+    name = field.pick()
+    work = field.fleet.freeze_at_work(name)
+    wait_until(
+        lambda: not field.fleet.is_member(name),
+        timeout_s=field.session_timeout_s + 20,
+        what=lambda: f"the group keeps the frozen {name}",
+    )
+    if len(field.fleet.running) > 1:
+        marks = field.ledger.marks()
+        wait_until(lambda: field.ledger.passed(marks), timeout_s=60, what=lambda: "nobody took the partitions over")
+    field.fleet.running[name].resume()
+    wait_until(
+        lambda: field.fleet.is_member(name) or not field.fleet.running[name].is_alive,
+        timeout_s=60,
+        what=lambda: f"the woken {name} does not join again",
+    )
+    return Strike(name, work, crashed=1)
+
+
+def rolling_restart(field: Field) -> Strike:
+    """SIGTERM to each worker in turn; the next only when its replacement is ready."""
+    names = sorted(field.fleet.running)
+    records = 0
+    for name in names:
+        records += field.fleet.open_work(name).records
+        process = field.fleet.forget(name)
+        code = process.stop()
+        if code != 0:
+            raise AssertionError(f"{name} ended its drain with exit code {code}")
+        field.fleet.start()
+    return Strike(", ".join(names), OpenWork(records), graceful=True)
+
+
+def scale_out_and_in(field: Field) -> Strike:
+    """Two workers more, then as many less by SIGTERM."""
+    names = sorted(field.fleet.running)
+    works = [field.fleet.open_work(name) for name in names]
+    added = [field.fleet.start(ready=False) for _ in range(2)]
+    for name in added:
+        field.fleet.running[name].wait_ready()
+    field.fleet.await_members(len(names) + 2)
+    for name in [*names[:1], *added[:1]]:
+        code = field.fleet.forget(name).stop()
+        if code != 0:
+            raise AssertionError(f"{name} ended its drain with exit code {code}")
+    work = OpenWork(sum(work.records for work in works), sum(work.transactions for work in works))
+    return Strike(", ".join([*names, *added]), work, graceful=True)
+
+
+# ---- network -------------------------------------------------------------------------------------------------
+
+
+def _linked(field: Field, link: Link, seconds: float) -> Strike:
+    name = field.pick()
+    work = field.fleet.open_work(name)
+    field.cluster.relay.set_link(name, replace(link))
+    time.sleep(seconds)
+    field.cluster.relay.heal(name)
+    return Strike(name, work, crashed=1)
+
+
+def latency(field: Field) -> Strike:
+    """500 ms on every request of one worker."""
+    return _linked(field, Link(delay_s=0.5), 5)
+
+
+def cut_short(field: Field) -> Strike:
+    """One worker is cut off for less than its session."""
+    return _linked(field, Link(cut=True), field.session_timeout_s / 2)
+
+
+def cut_long(field: Field) -> Strike:
+    """One worker is cut off for longer than its session."""
+    return _linked(field, Link(cut=True), field.session_timeout_s + 2)
+
+
+def half_open(field: Field) -> Strike:
+    """One worker's connections swallow everything for longer than its session, then are reset."""
+    return _linked(field, Link(silent=True), field.session_timeout_s + 2)
+
+
+def storage_errors(field: Field) -> Strike:
+    """The next produce requests of one worker are answered with KAFKA_STORAGE_ERROR."""
+    name = field.pick()
+    work = field.fleet.open_work(name)
+    before = field.cluster.relay.answered_with_errors
+    field.cluster.relay.set_link(name, Link(storage_errors=5))
+    wait_until(
+        lambda: field.cluster.relay.answered_with_errors >= before + 5,
+        timeout_s=TRAP_TIMEOUT_S,
+        what=lambda: f"{name} produced too little",
+    )
+    field.cluster.relay.heal(name)
+    return Strike(name, work, crashed=1)
+
+
+# ---- brokers -------------------------------------------------------------------------------------------------
+
+
+def _kill_node(field: Field, node: Node, what: str) -> Strike:
+    works = [field.fleet.open_work(name) for name in sorted(field.fleet.running)]
+    node.kill()
+    time.sleep(field.rng.uniform(1, 6))
+    field.cluster.restart(node)
+    work = OpenWork(sum(work.records for work in works), sum(work.transactions for work in works))
+    return Strike(f"node {node.number} ({what})", work, crashed=len(works))
+
+
+def kill_any_broker(field: Field) -> Strike:
+    """kill -9 of a broker, restarted after some seconds."""
+    return _kill_node(field, field.rng.choice(field.cluster.nodes), "any")
+
+
+def kill_controller(field: Field) -> Strike:
+    """kill -9 of the node that clients know as controller."""
+    return _kill_node(field, field.cluster.controller(), "controller")
+
+
+def kill_coordinator(field: Field) -> Strike:
+    """kill -9 of the group's coordinator: the coordinator moves."""
+    return _kill_node(field, field.cluster.coordinator(field.topics.group), "coordinator")
+
+
+def kill_leader(field: Field) -> Strike:
+    """kill -9 of the leader of an output partition: leaders move."""
+    return _kill_node(field, field.cluster.leader(field.topics.output, 0), "leader")
+
+
+def slow_broker(field: Field) -> Strike:
+    """A broker stands still for a moment and goes on."""
+    works = [field.fleet.open_work(name) for name in sorted(field.fleet.running)]
+    node = field.rng.choice(field.cluster.nodes)
+    node.pause()
+    time.sleep(2)
+    node.resume()
+    work = OpenWork(sum(work.records for work in works), sum(work.transactions for work in works))
+    return Strike(f"node {node.number}", work, crashed=len(works))
+
+
+# ---- topics --------------------------------------------------------------------------------------------------
+
+
+def dead_letters_refused(field: Field) -> Strike:
+    """The dead-letter topic takes nothing for a while: workers must stop rather than drop; then it heals."""
+    size = len(field.fleet.running)
+    works = [field.fleet.open_work(name) for name in sorted(field.fleet.running)]
+    field.cluster.client.set_topic_config(field.topics.dead_letters, {"max.message.bytes": "10"})
+    noted = len(field.fleet.unexpected)
+    wait_until(
+        lambda: field.fleet.reap() >= 0 and len(field.fleet.unexpected) > noted,
+        timeout_s=60,
+        what=lambda: "no worker stopped although its dead letters are refused",
+    )
+    field.cluster.client.set_topic_config(field.topics.dead_letters, {"max.message.bytes": "1048588"})
+    time.sleep(1)
+    field.fleet.reap()
+    stopped, field.fleet.unexpected[noted:] = field.fleet.unexpected[noted:], []
+    silent = [one for one in stopped if one.code <= 0 or "dead_letter_refused" not in one.log]
+    if silent:
+        raise AssertionError(f"{silent[0].name} ended with code {silent[0].code} and another reason:\n{silent[0].log}")
+    field.fleet.restore(size)
+    work = OpenWork(sum(work.records for work in works), sum(work.transactions for work in works))
+    return Strike(field.topics.dead_letters, work, crashed=size)
+
+
+def partitions_added(field: Field) -> Strike:
+    """Input, output and dead-letter topics get a partition more each, and load on it."""
+    works = [field.fleet.open_work(name) for name in sorted(field.fleet.running)]
+    total = field.cluster.client.partition_count(field.topics.output) + 1
+    for topic in (field.topics.output, field.topics.dead_letters, *field.topics.inputs):
+        field.cluster.client.add_partitions(topic, total)
+    sinks = [(topic, total - 1) for topic in (field.topics.output, field.topics.dead_letters)]
+    field.ledger.grow([(topic, total - 1) for topic in field.topics.inputs], sinks)
+    work = OpenWork(sum(work.records for work in works), sum(work.transactions for work in works))
+    return Strike(f"{total} partitions", work, crashed=len(works))

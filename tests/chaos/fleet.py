@@ -1,0 +1,209 @@
+"""The workers under test: processes as users start them, each with a name of its own at the broker."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, TopicPartition
+from confluent_kafka.admin import OffsetSpec
+
+from tests.chaos.cluster import Cluster
+from tests.chaos.events import write_model, write_schema
+from tests.chaos.ledger import Lane
+from tests.kafka.client import REQUEST_TIMEOUT_S, _retried
+from tests.kafka.processes import free_ports, tail, wait_until
+from tests.kafka.worker_process import LOOPBACK, WorkerProcess, merged
+
+OPEN_WORK_TIMEOUT_S = 20.0
+READY_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class OpenWork:
+    """What a fault hit, seen from the broker: records fetched or fetchable and uncommitted, open transactions."""
+
+    records: int = 0
+    transactions: int = 0
+
+    @property
+    def any(self) -> bool:
+        """Whether there was anything to lose or to repeat."""
+        return bool(self.records or self.transactions)
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """The topics of a campaign."""
+
+    inputs: tuple[str, ...]
+    output: str
+    dead_letters: str
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnexpectedExit:
+    """A worker ended although nothing told it to."""
+
+    name: str
+    code: int
+    log: str
+
+
+class Fleet:
+    """Starts, watches and counts worker processes of one group."""
+
+    def __init__(self, folder: Path, cluster: Cluster, topics: Topics, overrides: Mapping[str, Any]) -> None:
+        self._folder = folder
+        self._cluster = cluster
+        self._topics = topics
+        self._started = 0
+        self.running: dict[str, WorkerProcess] = {}
+        self.unexpected: list[UnexpectedExit] = []
+        settings: dict[str, Any] = {
+            "kafka": {
+                "bootstrap_servers": cluster.relayed,
+                "group_id": topics.group,
+                "input_topics": list(topics.inputs),
+                "output_topic": topics.output,
+                "dead_letter_topic": topics.dead_letters,
+                "session_timeout_s": 3,
+                "heartbeat_interval_s": 0.5,
+                "rebalance_timeout_s": 15,
+            },
+            "event": {"schema": str(write_schema(folder)), "id_field": "id"},
+            "model": {"path": str(write_model(folder / "linear")), "providers": ["cpu"]},
+            "batching": {"max_batch_size": 64},
+            "flow": {"max_in_flight_records": 500},
+            # An interval so long that only the record count keeps the repeats within their bound.
+            "delivery": {"commit_interval_s": 5, "commit_max_records": 500},
+            "drain": {"timeout_s": 8},
+            "log": {"level": "info", "format": "json"},
+        }
+        self.settings = merged(settings, overrides)
+
+    @property
+    def repeat_bound(self) -> int:
+        """Most records that one crash may repeat under at_least_once, as documented."""
+        return int(self.settings["flow"]["max_in_flight_records"] + self.settings["delivery"]["commit_max_records"])
+
+    def start(self, *, ready: bool = True, make: type[WorkerProcess] = WorkerProcess) -> str:
+        """Start one more worker; returns its name."""
+        name = f"w{self._started}"
+        self._started += 1
+        own = {"kafka": {"client_id": name}, "probes": {"host": LOOPBACK, "port": free_ports(1)[0]}}
+        process = make(self._folder / name, merged(self.settings, own))
+        process.start()
+        self.running[name] = process
+        if ready:
+            process.wait_ready(READY_TIMEOUT_S)
+        return name
+
+    def forget(self, name: str) -> WorkerProcess:
+        """The worker is no longer expected to run."""
+        return self.running.pop(name)
+
+    def pid(self, name: str) -> int:
+        """Process id of a running worker."""
+        return self.running[name]._started().pid
+
+    def reap(self) -> int:
+        """Note every worker that ended by itself; returns how many."""
+        ended = [name for name, process in self.running.items() if not process.is_alive]
+        for name in ended:
+            process = self.running.pop(name)
+            self.unexpected.append(UnexpectedExit(name, process.exit_code or 0, tail(process.log, 6000)))
+        return len(ended)
+
+    def restore(self, size: int) -> None:
+        """Bring the fleet back to ``size`` ready workers."""
+        self.reap()
+        fresh = [self.start(ready=False) for _ in range(size - len(self.running))]
+        for name in fresh:
+            self.running[name].wait_ready(READY_TIMEOUT_S)
+
+    def freeze_at_work(self, name: str) -> OpenWork:
+        """Stop the process (SIGSTOP) at a moment when the broker sees unfinished work of it."""
+        deadline = time.monotonic() + OPEN_WORK_TIMEOUT_S
+        while True:
+            lanes = self.assignment(name)
+            ends = self.ends(lanes)
+            self.running[name].pause()
+            work = self._observed(lanes, ends)
+            if work.any or time.monotonic() > deadline:
+                return work
+            self.running[name].resume()
+            time.sleep(0.05)
+
+    def open_work(self, name: str) -> OpenWork:
+        """The unfinished work of one worker as the broker sees it now."""
+        lanes = self.assignment(name)
+        return self._observed(lanes, self.ends(lanes))
+
+    def _observed(self, lanes: list[Lane], ends: Mapping[Lane, int]) -> OpenWork:
+        committed = self.committed(lanes)
+        records = sum(max(0, end - committed.get(lane, 0)) for lane, end in ends.items())
+        return OpenWork(records, self._open_transactions({partition for _, partition in lanes}))
+
+    def _open_transactions(self, partitions: set[int]) -> int:
+        """Output partitions with an open transaction: the last stable offset is behind the end."""
+        lanes = [(self._topics.output, partition) for partition in partitions]
+        stable = self.ends(lanes, IsolationLevel.READ_COMMITTED)
+        ends = self.ends(lanes)
+        return sum(stable[lane] < ends[lane] for lane in lanes)
+
+    def assignment(self, name: str) -> list[Lane]:
+        """The partitions that the broker has assigned to this worker."""
+        for member in self.members():
+            if member.client_id == name and member.assignment is not None:
+                return [(at.topic, at.partition) for at in member.assignment.topic_partitions]
+        return []
+
+    def members(self) -> list[Any]:
+        """The members of the group as the broker describes them."""
+        found = self._cluster.admin.describe_consumer_groups([self._topics.group], request_timeout=REQUEST_TIMEOUT_S)
+        return list(found[self._topics.group].result(REQUEST_TIMEOUT_S).members)
+
+    def is_member(self, name: str) -> bool:
+        """Whether the group has this worker."""
+        return any(member.client_id == name for member in self.members())
+
+    def ends(self, lanes: list[Lane], level: IsolationLevel = IsolationLevel.READ_UNCOMMITTED) -> dict[Lane, int]:
+        """End offsets."""
+        if not lanes:
+            return {}
+        asked = {TopicPartition(*lane): OffsetSpec.latest() for lane in lanes}
+        found = self._cluster.admin.list_offsets(asked, isolation_level=level, request_timeout=REQUEST_TIMEOUT_S)
+        return {(at.topic, at.partition): int(one.result(REQUEST_TIMEOUT_S).offset) for at, one in found.items()}
+
+    def committed(self, lanes: list[Lane]) -> dict[Lane, int]:
+        """Committed offsets of the group."""
+        if not lanes:
+            return {}
+        group = self._topics.group
+        asked = ConsumerGroupTopicPartitions(group, [TopicPartition(*lane) for lane in lanes])
+        found = _retried(lambda: self._cluster.admin.list_consumer_group_offsets([asked])[group])
+        return {(at.topic, at.partition): int(at.offset) for at in found if at.offset >= 0}
+
+    def stop(self) -> dict[str, int]:
+        """SIGTERM to all; returns the exit codes."""
+        for process in self.running.values():
+            process.sigterm()
+        return {name: process.wait_exit() for name, process in self.running.items()}
+
+    def discard(self) -> None:
+        """Kill whatever still runs."""
+        for process in self.running.values():
+            process.discard()
+
+    def await_members(self, count: int, timeout_s: float = 30.0) -> None:
+        """Wait until the group has so many members, each with partitions."""
+        wait_until(
+            lambda: sum(bool(one.assignment and one.assignment.topic_partitions) for one in self.members()) == count,
+            timeout_s=timeout_s,
+            what=lambda: f"the group does not have {count} members with partitions",
+        )
