@@ -24,7 +24,7 @@ SETTLED_RECORDS = 0.5
 
 DELIVERY: Mapping[str, Mapping[str, Any]] = {
     "at_least_once": {},
-    "exactly_once": {"delivery": {"guarantee": "exactly_once", "transaction_timeout_s": 5}},
+    "exactly_once": {"delivery": {"guarantee": "exactly_once", "transaction_timeout_s": 8}},
 }
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient, ConsumerGroupDescription, NewTopic
 
 from tests.chaos.relay import LOOPBACK, Relay
 from tests.kafka import jars
@@ -30,6 +33,20 @@ TRIPLE = {
     "controller.quorum.fetch.timeout.ms": "1000",
     "controller.quorum.election.timeout.ms": "500",
 }
+
+_Answer = TypeVar("_Answer")
+
+
+def persistent(ask: Callable[[], _Answer]) -> _Answer:
+    """The answer of brokers that are being killed: asks again after any error, for a bounded time."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while True:
+        try:
+            return ask()
+        except KafkaException:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.1)
 
 
 class Node(KafkaBroker):
@@ -116,17 +133,22 @@ class Cluster:
 
     def controller(self) -> Node:
         """The node that a client is told is the controller."""
-        found = self.admin.describe_cluster(request_timeout=REQUEST_TIMEOUT_S).result(REQUEST_TIMEOUT_S)
+        found = persistent(lambda: self.admin.describe_cluster(request_timeout=5).result(REQUEST_TIMEOUT_S))
         return self.nodes[int(found.controller.id) - 1]
 
     def coordinator(self, group: str) -> Node:
         """The node that coordinates a group."""
-        found = self.admin.describe_consumer_groups([group], request_timeout=REQUEST_TIMEOUT_S)[group]
-        return self.nodes[int(found.result(REQUEST_TIMEOUT_S).coordinator.id) - 1]
+        return self.nodes[int(self.described(group).coordinator.id) - 1]
+
+    def described(self, group: str) -> ConsumerGroupDescription:
+        """The group as its coordinator sees it."""
+        return persistent(
+            lambda: self.admin.describe_consumer_groups([group], request_timeout=5)[group].result(REQUEST_TIMEOUT_S)
+        )
 
     def leader(self, topic: str, partition: int) -> Node:
         """The node that leads a partition."""
-        found = self.admin.list_topics(topic, timeout=REQUEST_TIMEOUT_S).topics[topic]
+        found = persistent(lambda: self.admin.list_topics(topic, timeout=REQUEST_TIMEOUT_S)).topics[topic]
         return self.nodes[found.partitions[partition].leader - 1]
 
     def stop(self) -> None:
@@ -136,7 +158,7 @@ class Cluster:
         self.relay.stop()
 
     def _is_complete(self) -> bool:
-        found = self.admin.list_topics(timeout=REQUEST_TIMEOUT_S)
+        found = persistent(lambda: self.admin.list_topics(timeout=REQUEST_TIMEOUT_S))
         partitions = [one for topic in found.topics.values() for one in topic.partitions.values()]
         return len(found.brokers) == len(self.nodes) and all(len(one.isrs) == len(one.replicas) for one in partitions)
 

@@ -9,14 +9,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from os import kill
 
+from tests.chaos.altered import HANGS, AlteredWorker
 from tests.chaos.cluster import Cluster, Node
 from tests.chaos.fleet import Fleet, OpenWork, Topics
-from tests.chaos.ledger import Ledger
+from tests.chaos.ledger import Lane, Ledger
 from tests.chaos.relay import END_TXN, OFFSET_COMMIT, PRODUCE, TXN_OFFSET_COMMIT, Link, Trap
 from tests.kafka.processes import wait_until
 
 TRAP_TIMEOUT_S = 30.0
-SESSION_MARGIN_S = 1.0
+HANG_S = 1.0
+"""Time for a hung model call to have records behind it."""
 
 
 @dataclass(slots=True)
@@ -112,24 +114,73 @@ def kill_in_drain(field: Field) -> Strike:
     return _kill_at(field, END_TXN if field.exactly_once else OFFSET_COMMIT, after=None, drain=True)
 
 
-def zombie(field: Field) -> Strike:
-    """SIGSTOP until the group has given the partitions away, then SIGCONT with all the old work in hand."""
-    name = field.pick()
-    work = field.fleet.freeze_at_work(name)
+def _wake_when_replaced(field: Field, name: str, lanes: list[Lane], held: Trap | None = None) -> None:
+    """Let a frozen worker go on as soon as others have committed work that it began."""
+    before = field.fleet.committed(lanes)
+
+    def replaced_by_others() -> bool:
+        now = field.fleet.committed(lanes)
+        return not field.fleet.is_member(name) and any(now.get(lane, 0) > before.get(lane, 0) for lane in lanes)
+
     wait_until(
-        lambda: not field.fleet.is_member(name),
-        timeout_s=field.session_timeout_s + 20,
-        what=lambda: f"the group keeps the frozen {name}",
+        replaced_by_others,
+        timeout_s=field.session_timeout_s + 30,
+        what=lambda: f"nobody took the partitions of the frozen {name} over",
     )
-    if len(field.fleet.running) > 1:
-        marks = field.ledger.marks()
-        wait_until(lambda: field.ledger.passed(marks), timeout_s=60, what=lambda: "nobody took the partitions over")
+    if held is not None:
+        field.cluster.relay.release(held)
     field.fleet.running[name].resume()
     wait_until(
         lambda: field.fleet.is_member(name) or not field.fleet.running[name].is_alive,
         timeout_s=60,
         what=lambda: f"the woken {name} does not join again",
     )
+
+
+def zombie(field: Field) -> Strike:
+    """SIGSTOP until others own the partitions and have committed, then SIGCONT with all the old work in hand."""
+    name = field.pick()
+    lanes = field.fleet.assignment(name)
+    work = field.fleet.freeze_at_work(name)
+    _wake_when_replaced(field, name, lanes)
+    return Strike(name, work, crashed=1)
+
+
+def zombie_commits(field: Field) -> Strike:
+    """As ``zombie``, frozen with the offset commit under way: it arrives when others own the partitions."""
+    name = field.pick()
+    lanes = field.fleet.assignment(name)
+    pid = field.fleet.pid(name)
+    point = TXN_OFFSET_COMMIT if field.exactly_once else OFFSET_COMMIT
+    trap = Trap(name, point, lambda: kill(pid, signal.SIGSTOP), PRODUCE, hold=True)
+    field.cluster.relay.arm(trap)
+    if not trap.sprung.wait(TRAP_TIMEOUT_S):
+        raise TimeoutError(f"{name} never committed offsets")
+    work = field.fleet._observed(lanes, field.fleet.ends(lanes))
+    _wake_when_replaced(field, name, lanes, trap)
+    return Strike(name, work, crashed=1)
+
+
+def model_hangs(field: Field) -> Strike:
+    """A model call hangs through a rebalance and returns when others own the partitions."""
+    name = field.fleet.start(alterations=[HANGS])
+    worker = field.fleet.running[name]
+    if not isinstance(worker, AlteredWorker):
+        raise TypeError(f"{name} is not altered")
+    field.fleet.await_members(len(field.fleet.running))
+    worker.hang()
+    time.sleep(HANG_S)
+    work = field.fleet.open_work(name)
+    added = field.fleet.start(ready=False)
+    try:
+        field.fleet.await_members(len(field.fleet.running), 60)
+    finally:
+        worker.go_on()
+    field.fleet.running[added].wait_ready()
+    for each in (name, added):
+        code = field.fleet.forget(each).stop()
+        if code != 0:
+            raise AssertionError(f"{each} ended its drain with exit code {code}")
     return Strike(name, work, crashed=1)
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import OffsetSpec
 
-from tests.chaos.cluster import Cluster
+from tests.chaos.altered import AlteredWorker
+from tests.chaos.cluster import Cluster, persistent
 from tests.chaos.events import write_model, write_schema
 from tests.chaos.ledger import Lane
-from tests.kafka.client import REQUEST_TIMEOUT_S, _retried
+from tests.kafka.client import REQUEST_TIMEOUT_S
 from tests.kafka.processes import free_ports, tail, wait_until
 from tests.kafka.worker_process import LOOPBACK, WorkerProcess, merged
 
@@ -64,6 +65,8 @@ class Fleet:
         self._started = 0
         self.running: dict[str, WorkerProcess] = {}
         self.unexpected: list[UnexpectedExit] = []
+        self.alterations: tuple[str, ...] = ()
+        """What is changed in every worker; empty but for the proof that the kit can fail."""
         settings: dict[str, Any] = {
             "kafka": {
                 "bootstrap_servers": cluster.relayed,
@@ -91,12 +94,17 @@ class Fleet:
         """Most records that one crash may repeat under at_least_once, as documented."""
         return int(self.settings["flow"]["max_in_flight_records"] + self.settings["delivery"]["commit_max_records"])
 
-    def start(self, *, ready: bool = True, make: type[WorkerProcess] = WorkerProcess) -> str:
-        """Start one more worker; returns its name."""
+    def start(self, *, ready: bool = True, alterations: Sequence[str] = ()) -> str:
+        """Start one more worker, with ``alterations`` of its code if any; returns its name."""
         name = f"w{self._started}"
         self._started += 1
         own = {"kafka": {"client_id": name}, "probes": {"host": LOOPBACK, "port": free_ports(1)[0]}}
-        process = make(self._folder / name, merged(self.settings, own))
+        config = merged(self.settings, own)
+        process = (
+            AlteredWorker(self._folder / name, config, [*self.alterations, *alterations])
+            if self.alterations or alterations
+            else WorkerProcess(self._folder / name, config)
+        )
         process.start()
         self.running[name] = process
         if ready:
@@ -165,8 +173,7 @@ class Fleet:
 
     def members(self) -> list[Any]:
         """The members of the group as the broker describes them."""
-        found = self._cluster.admin.describe_consumer_groups([self._topics.group], request_timeout=REQUEST_TIMEOUT_S)
-        return list(found[self._topics.group].result(REQUEST_TIMEOUT_S).members)
+        return list(self._cluster.described(self._topics.group).members)
 
     def is_member(self, name: str) -> bool:
         """Whether the group has this worker."""
@@ -177,8 +184,12 @@ class Fleet:
         if not lanes:
             return {}
         asked = {TopicPartition(*lane): OffsetSpec.latest() for lane in lanes}
-        found = self._cluster.admin.list_offsets(asked, isolation_level=level, request_timeout=REQUEST_TIMEOUT_S)
-        return {(at.topic, at.partition): int(one.result(REQUEST_TIMEOUT_S).offset) for at, one in found.items()}
+
+        def ask() -> dict[Lane, int]:
+            found = self._cluster.admin.list_offsets(asked, isolation_level=level, request_timeout=5)
+            return {(at.topic, at.partition): int(one.result(REQUEST_TIMEOUT_S).offset) for at, one in found.items()}
+
+        return persistent(ask)
 
     def committed(self, lanes: list[Lane]) -> dict[Lane, int]:
         """Committed offsets of the group."""
@@ -186,8 +197,16 @@ class Fleet:
             return {}
         group = self._topics.group
         asked = ConsumerGroupTopicPartitions(group, [TopicPartition(*lane) for lane in lanes])
-        found = _retried(lambda: self._cluster.admin.list_consumer_group_offsets([asked])[group])
-        return {(at.topic, at.partition): int(at.offset) for at in found if at.offset >= 0}
+
+        def ask() -> dict[Lane, int]:
+            found = self._cluster.admin.list_consumer_group_offsets([asked], request_timeout=5)[group]
+            places = found.result(REQUEST_TIMEOUT_S).topic_partitions or []
+            for at in places:
+                if at.error is not None:
+                    raise KafkaException(at.error)
+            return {(at.topic, at.partition): int(at.offset) for at in places if at.offset >= 0}
+
+        return persistent(ask)
 
     def stop(self) -> dict[str, int]:
         """SIGTERM to all; returns the exit codes."""

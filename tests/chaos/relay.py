@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import struct
 import threading
-from collections.abc import Callable, Coroutine
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -21,6 +22,8 @@ END_TXN, TXN_OFFSET_COMMIT = 26, 28
 KAFKA_STORAGE_ERROR = 56
 LAST_PLAIN_PRODUCE = 8
 """The last version of the produce request without flexible fields."""
+
+POLL_S = 0.02
 
 _Result = TypeVar("_Result")
 
@@ -40,7 +43,8 @@ class Link:
 class Trap:
     """Run ``action`` when ``client`` sends request ``before``, once a response to ``after`` has gone to it.
 
-    The request never arrives. With ``at_response`` it does, and its response is what never arrives.
+    The request never arrives. With ``at_response`` it does, and its response is what never arrives. With ``hold`` the
+    request arrives late: after ``release``.
     """
 
     client: str
@@ -48,7 +52,9 @@ class Trap:
     action: Callable[[], None]
     after: int | None = None
     at_response: bool = False
+    hold: bool = False
     primed: bool = False
+    released: bool = False
     sprung: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -81,6 +87,8 @@ class Relay:
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self.answered_with_errors = 0
+        self.refusals: Counter[int] = Counter()
+        """Error codes of the brokers' answers to offsets in transactions, by partition."""
         self._thread.start()
 
     def add(self, upstream_port: int) -> int:
@@ -103,6 +111,10 @@ class Relay:
     def disarm(self, trap: Trap) -> None:
         """Take a trap away if it has not sprung."""
         self._call(self._disarm(trap))
+
+    def release(self, trap: Trap) -> None:
+        """Let the request that a trap holds go on."""
+        self._call(self._release(trap))
 
     def stop(self) -> None:
         """Close everything."""
@@ -149,6 +161,9 @@ class Relay:
         if trap in self._traps:
             self._traps.remove(trap)
 
+    async def _release(self, trap: Trap) -> None:
+        trap.released = True
+
     async def _close(self) -> None:
         for server in self._servers:
             server.close()
@@ -193,10 +208,13 @@ class Relay:
             if link.cut:
                 return
             connection.dead |= link.silent
-            if self._springs(connection.client, api, at_response=False):
+            trap = self._sprung(connection.client, api, at_response=False)
+            if trap is not None and not trap.hold:
                 continue
+            while trap is not None and not trap.released:
+                await asyncio.sleep(POLL_S)
             while api in link.held and link is self._links.get(connection.client):
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(POLL_S)
             if connection.dead:
                 continue
             if link.delay_s:
@@ -216,22 +234,24 @@ class Relay:
         while True:
             frame = await _frame(reader)
             api = connection.asked.pop(int(struct.unpack_from(">i", frame)[0]), -1)
-            if connection.dead or self._springs(connection.client, api, at_response=True):
+            if connection.dead or self._sprung(connection.client, api, at_response=True) is not None:
                 continue
+            if api == TXN_OFFSET_COMMIT:
+                self.refusals.update(offset_commit_errors(frame))
             _send(downstream, frame)
             await downstream.drain()
             for trap in self._traps:
                 trap.primed |= trap.client == connection.client and trap.after == api
 
-    def _springs(self, client: str, api: int, *, at_response: bool) -> bool:
-        """Whether this frame is the one that a trap waits for; if so, its action runs now."""
+    def _sprung(self, client: str, api: int, *, at_response: bool) -> Trap | None:
+        """The trap that waits for this frame; its action has run."""
         for trap in self._traps:
             if trap.primed and (trap.client, trap.before, trap.at_response) == (client, api, at_response):
                 self._traps.remove(trap)
                 trap.action()
                 trap.sprung.set()
-                return True
-        return False
+                return trap
+        return None
 
 
 async def _frame(reader: asyncio.StreamReader) -> bytes:
@@ -274,3 +294,35 @@ def storage_error(request: bytes, version: int, correlation: int) -> bytes:
             answer += struct.pack(">q", -1) if version >= 5 else b""
             answer += struct.pack(">ih", 0, -1) if version >= 8 else b""
     return answer + struct.pack(">i", 0)
+
+
+def offset_commit_errors(response: bytes) -> list[int]:
+    """The error codes other than 0 in an answer to TxnOffsetCommit, version 3; none are found in older versions."""
+    try:
+        return [code for code in _codes(response) if code]
+    except (IndexError, struct.error):
+        return []
+
+
+def _codes(response: bytes) -> Iterator[int]:
+    at = 4 + 1 + 4  # correlation id, no tags, throttle time
+    topics, at = _varint(response, at)
+    for _ in range(topics - 1):
+        size, at = _varint(response, at)
+        partitions, at = _varint(response, at + size - 1)
+        for _ in range(partitions - 1):
+            yield int(struct.unpack_from(">h", response, at + 4)[0])
+            at += 4 + 2 + 1
+        at += 1
+
+
+def _varint(frame: bytes, at: int) -> tuple[int, int]:
+    """An unsigned variable-length number and the position behind it."""
+    value = shift = 0
+    while True:
+        byte = frame[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7

@@ -18,7 +18,11 @@ KILLS: Mapping[str, Fault] = {
 KILLS_IN_TRANSACTION: Mapping[str, Fault] = {
     "worker kill -9, between offset commit and EndTxn": faults.kill_before_end,
 }
-FREEZES: Mapping[str, Fault] = {"SIGSTOP beyond the session, SIGCONT (zombie)": faults.zombie}
+FREEZES: Mapping[str, Fault] = {
+    "SIGSTOP beyond the session, SIGCONT": faults.zombie,
+    "SIGSTOP with the offset commit under way, SIGCONT": faults.zombie_commits,
+}
+MODEL: Mapping[str, Fault] = {"model hangs through a rebalance": faults.model_hangs}
 RESTARTS: Mapping[str, Fault] = {
     "rolling restart by SIGTERM": faults.rolling_restart,
     "scale out and in": faults.scale_out_and_in,
@@ -45,6 +49,7 @@ FAULTS: Mapping[str, Fault] = {
     **KILLS,
     **KILLS_IN_TRANSACTION,
     **FREEZES,
+    **MODEL,
     **RESTARTS,
     **BROKERS,
     **NETWORK,
@@ -80,7 +85,8 @@ def full(guarantee: str, seed: int = 1, *, nodes: int = 3) -> Plan:
     kills = [*KILLS, *(KILLS_IN_TRANSACTION if guarantee == "exactly_once" else ())]
     chosen = [
         *_spread(rng, kills, 44),
-        *_spread(rng, list(FREEZES), 11),
+        *_spread(rng, list(FREEZES), 12),
+        *_spread(rng, list(MODEL), 3),
         *_spread(rng, list(RESTARTS), 22),
         *_spread(rng, list(BROKERS), 12),
         *_spread(rng, list(NETWORK), 12),
