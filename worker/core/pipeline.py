@@ -129,6 +129,9 @@ class Pipeline:
         self._commit_at = now + self._policy.commit_interval_s
         epochs = {tp: self._tracker.assign(tp) for tp in tps}
         self.brakes.assigned(epochs)
+        if self._sequencer is not None:
+            for tp in epochs:
+                self._sequencer.forget(tp)
         return epochs
 
     def revocation_began(self, now: float) -> None:
