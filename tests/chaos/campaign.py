@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import time
+import uuid
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +18,13 @@ from tests.chaos.fleet import Fleet, Topics, UnexpectedExit
 from tests.chaos.ledger import Counts, Lane, Ledger
 from tests.chaos.schedule import FAULTS, Plan
 from tests.kafka.processes import wait_until
+from tests.kafka.worker_process import merged
 
 RECOVERY_TIMEOUT_S = 150.0
 FINAL_TIMEOUT_S = 120.0
+QUIET_S = 8.0
+"""Without any output for so long, and all offsets committed, nothing more will come."""
+
 SETTLED_RECORDS = 0.5
 """Seconds of load that may be open in a group that counts as steady."""
 
@@ -57,6 +63,7 @@ class Outcome:
     counts: Counts = field(default_factory=Counts)
     unexpected: list[UnexpectedExit] = field(default_factory=list)
     exit_codes: dict[str, int] = field(default_factory=dict)
+    refusals: dict[int, int] = field(default_factory=dict)
     uncommitted: dict[Lane, tuple[int, int]] = field(default_factory=dict)
     took_s: float = 0.0
 
@@ -69,17 +76,25 @@ class Outcome:
 class Campaign:
     """One plan on a cluster of its own or on a given one; ``say`` is told how it goes."""
 
-    def __init__(self, plan: Plan, folder: Path, cluster: Cluster, say: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        folder: Path,
+        cluster: Cluster,
+        say: Callable[[str], None] = lambda _: None,
+        overrides: Mapping[str, Any] | None = None,
+    ) -> None:
         self.plan = plan
         self._say = say
-        tag = f"{plan.guarantee}-{plan.seed}".replace("_", "-")
-        self.topics = Topics((f"in-a-{tag}", f"in-b-{tag}"), f"out-{tag}", f"dlq-{tag}", f"group-{tag}")
-        self.fleet = Fleet(folder, cluster, self.topics, DELIVERY[plan.guarantee])
+        tag = uuid.uuid4().hex[:8]
+        self.topics = Topics((f"in-a-{tag}", f"in-b-{tag}"), f"out-{tag}", f"dlq-{tag}", f"w-{tag}")
+        self.fleet = Fleet(folder, cluster, self.topics, merged(DELIVERY[plan.guarantee], overrides or {}))
         lanes = [(topic, at) for at in range(plan.partitions) for topic in self.topics.inputs]
         sinks = (self.topics.output, self.topics.dead_letters)
         self.ledger = Ledger(cluster.bootstrap, sinks, lanes, load=Load(plan.seed), rate=plan.rate)
         self.field = Field(cluster, self.fleet, self.ledger, self.topics, random.Random(plan.seed), plan.guarantee)
         self._cluster = cluster
+        self._refused_before = Counter(cluster.relay.refusals)
         self.outcome = Outcome(plan)
 
     def run(self) -> Outcome:
@@ -141,7 +156,7 @@ class Campaign:
         self.ledger.stop_writing()
         marks = self.ledger.marks()
         deadline = time.monotonic() + FINAL_TIMEOUT_S
-        while not self.ledger.passed(marks) and time.monotonic() < deadline:
+        while not self.ledger.passed(marks) and time.monotonic() < deadline and not self._lost_for_good(marks):
             self._supervise()
             time.sleep(0.1)
         self.outcome.exit_codes = self.fleet.stop()
@@ -152,7 +167,20 @@ class Campaign:
         # What still comes, such as a late repeat, is in the log by now: the workers have ended.
         time.sleep(1.0)
         self.outcome.unexpected = list(self.fleet.unexpected)
+        self.outcome.refusals = dict(self._cluster.relay.refusals - self._refused_before)
         self.outcome.counts = self.ledger.verdict()
+
+    def _lost_for_good(self, marks: Mapping[Lane, int]) -> bool:
+        """Whether records without a fate are behind committed offsets: nobody will read them again."""
+        missing = self.ledger.missing(marks)
+        if not missing or time.monotonic() - self.ledger.last_read_at < QUIET_S:
+            return False
+        committed = self.fleet.committed(list(missing))
+        return all(committed.get(lane, 0) >= marks[lane] for lane in missing)
+
+    def _lost_already(self, marks: Mapping[Lane, int]) -> bool:
+        """Whether every record without a fate was passed over: later ones of its lane have theirs."""
+        return all(self.ledger.overtaken(lane, mark) for lane, mark in marks.items())
 
     def close(self) -> None:
         """End everything that the campaign started."""
@@ -183,7 +211,7 @@ class Campaign:
 
         def passed() -> bool:
             self._supervise()
-            return self.ledger.passed(marks)
+            return self.ledger.passed(marks) or self._lost_already(marks)
 
         wait_until(
             passed, timeout_s=RECOVERY_TIMEOUT_S, what=lambda: f"after {name}: no fate for {self.ledger.missing(marks)}"

@@ -17,6 +17,7 @@ from tests.chaos.relay import END_TXN, OFFSET_COMMIT, PRODUCE, TXN_OFFSET_COMMIT
 from tests.kafka.processes import wait_until
 
 TRAP_TIMEOUT_S = 30.0
+UNDER_WAY_S = 1.0
 HANG_S = 1.0
 """Time for a hung model call to have records behind it."""
 
@@ -92,6 +93,21 @@ def _kill_at(field: Field, before: int, *, after: int | None, at_response: bool 
         raise TimeoutError(f"{name} never came to the named point (request {before} after {after})")
     work = field.fleet._observed(lanes, field.fleet.ends(lanes))
     return _finish_off(field, name, work)
+
+
+def kill_while_producing(field: Field) -> Strike:
+    """kill -9 while outputs are under way: produced, but not at the broker yet."""
+    name = field.pick()
+    lanes = field.fleet.assignment(name)
+    field.cluster.relay.set_link(name, Link(held=frozenset({PRODUCE})))
+    time.sleep(UNDER_WAY_S)
+    field.fleet.running[name].pause()
+    work = field.fleet._observed(lanes, field.fleet.ends(lanes))
+    # What the relay holds must not arrive after all.
+    field.cluster.relay.set_link(name, Link(cut=True))
+    struck = _finish_off(field, name, work)
+    field.cluster.relay.heal(name)
+    return struck
 
 
 def kill_before_commit(field: Field) -> Strike:

@@ -96,7 +96,7 @@ class Fleet:
 
     def start(self, *, ready: bool = True, alterations: Sequence[str] = ()) -> str:
         """Start one more worker, with ``alterations`` of its code if any; returns its name."""
-        name = f"w{self._started}"
+        name = f"{self._topics.group}-{self._started}"
         self._started += 1
         own = {"kafka": {"client_id": name}, "probes": {"host": LOOPBACK, "port": free_ports(1)[0]}}
         config = merged(self.settings, own)

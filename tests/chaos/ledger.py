@@ -28,6 +28,9 @@ NOTHING = -1
 DEAD = -2
 PACE_S = 0.02
 READ_BATCH = 5000
+OVERTAKEN_RECORDS = 200
+"""Records that may be finished before one in front of them, such as a dead letter before a score; with room."""
+
 ISOLATION = {True: "read_committed", False: "read_uncommitted"}
 
 
@@ -171,6 +174,11 @@ class Ledger:
         self.check()
         with self._lock:
             return all(_complete(self._accounts[lane], mark) for lane, mark in marks.items())
+
+    def overtaken(self, lane: Lane, mark: int) -> bool:
+        """Whether records of the lane well behind the mark have fates, so that any gap before it is a loss."""
+        with self._lock:
+            return len(self._accounts[lane].found) > mark + OVERTAKEN_RECORDS
 
     def missing(self, marks: Mapping[Lane, int]) -> dict[Lane, int]:
         """Records before the marks without a fate, for the lanes that have any."""

@@ -144,7 +144,7 @@ class Relay:
     async def _set_link(self, client: str, link: Link) -> None:
         self._links[client] = link
         for connection in self._of(client):
-            connection.dead |= link.silent
+            connection.dead |= link.silent or link.cut
             if link.cut:
                 connection.abort()
 

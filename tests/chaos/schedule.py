@@ -11,6 +11,7 @@ from tests.chaos.faults import Fault
 
 KILLS: Mapping[str, Fault] = {
     "worker kill -9, random moment": faults.kill_worker,
+    "worker kill -9, outputs under way": faults.kill_while_producing,
     "worker kill -9, after produce, before the offset commit": faults.kill_before_commit,
     "worker kill -9, after the commit, before the answer": faults.kill_unheard_commit,
     "worker kill -9, during drain": faults.kill_in_drain,
