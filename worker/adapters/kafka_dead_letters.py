@@ -200,11 +200,11 @@ async def _list(section: KafkaSection, topic: str, selection: Selection, limit: 
     async with _reading(section, topic) as reader:
         async for chunk in reader.chunks(selection.since_ms):
             for stored in chunk:
-                if not selection.admits_time(stored.timestamp_ms):
+                if not selection.admits_time(stored.timestamp_ms) or not selection.admits(stored.letter):
                     continue
                 if stored.letter is None:
                     listing.foreign += 1
-                elif selection.admits(stored.letter):
+                else:
                     listing.reasons[stored.letter.reason] += 1
                     order = (stored.timestamp_ms, stored.partition, stored.offset)
                     heapq.heappush(newest, (order, replace(stored, key=None, value=None)))
@@ -238,12 +238,10 @@ async def _redrive(
 def _may_go(stored: Stored, selection: Selection, guard: Guard, partitions: Mapping[str, int], result: Redrive) -> bool:
     """Whether to redrive this one; counted in ``result`` either way, unless it is not selected."""
     letter = stored.letter
-    if not selection.admits_time(stored.timestamp_ms):
+    if not selection.admits_time(stored.timestamp_ms) or not selection.admits(letter):
         return False
     if letter is None:
         result.foreign += 1
-        return False
-    if not selection.admits(letter):
         return False
     hindered = hindrance(letter, partitions, guard.max_redrives)
     if hindered is None:

@@ -66,8 +66,10 @@ class Selection:
         after = self.since_ms is None or timestamp_ms >= self.since_ms
         return after and (self.until_ms is None or timestamp_ms < self.until_ms)
 
-    def admits(self, letter: DeadLetter) -> bool:
-        """Whether a dead letter is meant, by its reason and the partition that its record came from."""
+    def admits(self, letter: DeadLetter | None) -> bool:
+        """Whether a dead letter is meant, by reason and source partition; None is a record that has neither."""
+        if letter is None:
+            return not self.reasons and not self.partitions
         by_reason = not self.reasons or letter.reason in self.reasons
         return by_reason and (not self.partitions or letter.partition in self.partitions)
 

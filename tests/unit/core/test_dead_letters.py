@@ -107,6 +107,9 @@ def test_a_selection_narrows_by_all_that_it_names() -> None:
     assert Selection(frozenset({"out_of_range"}), frozenset({3})).admits(letter)
     assert not Selection(frozenset({"tombstone"})).admits(letter)
     assert not Selection(partitions=frozenset({2})).admits(letter)
+    assert Selection().admits(None)
+    assert not Selection(frozenset({"tombstone"})).admits(None)
+    assert not Selection(partitions=frozenset({2})).admits(None)
     assert Selection().admits_time(-1)
     span = Selection(since_ms=10, until_ms=20)
     assert [span.admits_time(at) for at in (9, 10, 19, 20)] == [False, True, True, False]
