@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -88,9 +88,10 @@ def no_epochs(folder: Path) -> None:
     """Results of an assignment that is over count like any others."""
     del folder
     from worker.core.offsets import OffsetTracker
-    from worker.core.records import Span
+    from worker.core.records import Parcel, Span
+    from worker.core.sequencing import Sequencer
 
-    settle = OffsetTracker.settle
+    settle, offer = OffsetTracker.settle, Sequencer.offer
 
     def is_current(self: OffsetTracker, span: Span) -> bool:
         return self.epoch(span.tp) is not None
@@ -98,6 +99,12 @@ def no_epochs(folder: Path) -> None:
     def settle_any(self: OffsetTracker, span: Span, start: int, stop: int) -> bool:
         return id(span) in self._tracked and settle(self, span, start, stop)
 
+    def offer_any(self: Sequencer, parcels: Iterable[Parcel]) -> list[Parcel]:
+        parcels = list(parcels)
+        late = [parcel for parcel in parcels if id(parcel.origin[-1].span) not in self._pending]
+        return late + offer(self, parcels)
+
+    Sequencer.offer = offer_any  # type: ignore[method-assign]
     OffsetTracker.is_current = is_current  # type: ignore[method-assign]
     OffsetTracker.settle = settle_any  # type: ignore[method-assign]
 

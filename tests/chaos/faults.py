@@ -192,7 +192,8 @@ def model_hangs(field: Field) -> Strike:
         field.fleet.await_members(len(field.fleet.running), 60)
     finally:
         worker.go_on()
-    field.fleet.running[added].wait_ready()
+    marks = field.ledger.marks()
+    wait_until(lambda: field.ledger.passed(marks), timeout_s=60, what=lambda: f"{name} hung on")
     for each in (name, added):
         code = field.fleet.forget(each).stop()
         if code != 0:
