@@ -32,6 +32,9 @@ POLL_TIMEOUT_S = 0.2
 FINAL_COMMIT_TIMEOUT_S = 5.0
 """Part of a drain that is kept for its commit."""
 
+CLOSE_TIMEOUT_S = 2.0
+"""Leaving the group and hanging up take milliseconds when the brokers answer; when they do not, waiting is in vain."""
+
 
 class Driver:
     """One pipeline at work, from assignment to revocation or drain."""
@@ -271,12 +274,16 @@ class Driver:
         self.engine.stop()
         for task in list(self._commits):
             task.cancel()
-        for part in (self.source, self.sink):
-            try:
-                await asyncio.wait_for(part.stop(), FINAL_COMMIT_TIMEOUT_S)
-            except TimeoutError:
-                log.warning("client_not_closed", client=type(part).__name__)
+        await asyncio.gather(*(self._close_client(part) for part in (self.source, self.sink)))
         if not self.failed.done():
             self.failed.cancel()
         elif not self.failed.cancelled():
             self.failed.exception()
+
+    @staticmethod
+    async def _close_client(part: KafkaSource | KafkaSink) -> None:
+        """Close one of the Kafka clients, within bounds."""
+        try:
+            await asyncio.wait_for(part.stop(), CLOSE_TIMEOUT_S)
+        except TimeoutError:
+            log.warning("client_not_closed", client=type(part).__name__)
