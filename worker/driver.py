@@ -102,6 +102,7 @@ class Driver:
             self.polled_at = now = self._loop.time()
             for item in polled:
                 if isinstance(item, Unreadable):
+                    item.span.received_at = now
                     self._pipeline.record_unreadable(item.span, item.refusal)
                 else:
                     self._admit(item, now)
@@ -124,7 +125,9 @@ class Driver:
         await self.source.poll(0, 0)
         self.polled_at = begun
         try:
-            await asyncio.wait_for(self._moved.wait(), 1.0)
+            # Unlike wait_for before Python 3.12, this keeps a cancellation that comes together with the event.
+            async with asyncio.timeout(1.0):
+                await self._moved.wait()
         except TimeoutError:
             log.debug("no_room", in_flight=self._pipeline.in_flight())
         self._recorder.waited_for_room(self._loop.time() - begun)
@@ -229,7 +232,8 @@ class Driver:
                 return False
             self._moved.clear()
             try:
-                await asyncio.wait_for(self._moved.wait(), left)
+                async with asyncio.timeout(left):
+                    await self._moved.wait()
             except TimeoutError:
                 return False
         return True
