@@ -67,7 +67,7 @@ class Monitor:
             if busy_s > ENGINE_LIMIT_S:
                 return False, f"a model call has run for {busy_s:.0f} s"
             poll_age = self._poll_age(driver)
-            if poll_age > POLL_LIMIT_S and self.reachable and driver.assigned_once:
+            if poll_age > POLL_LIMIT_S and self.reachable and driver.assigned_once and not driver.draining:
                 return False, f"the poll loop has not polled for {poll_age:.0f} s although the broker answers"
         return True, ""
 
