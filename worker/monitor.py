@@ -76,6 +76,8 @@ class Monitor:
         state = self._lifecycle.state
         if state is not State.RUNNING:
             return False, f"the worker is {state}"
+        if self._parts is not None and not self._parts[1].assigned_once:
+            return False, "the group has not assigned anything yet"
         if not self.reachable:
             age = time.monotonic() - self._reached_at
             return False, f"no broker has answered for {age:.0f} s"

@@ -82,6 +82,7 @@ async def test_a_worker_that_loads_lives_and_is_not_ready(rig: StartRig, clock: 
 
 async def test_readiness_follows_the_state(watched: Watched) -> None:
     """Only a running worker is ready; started is said from connecting on."""
+    watched.rig.driver.assigned_once = True
     seen = []
     for state in (*PATH, State.DRAINING, State.STOPPED):
         watched.lifecycle.move(state)
@@ -95,14 +96,22 @@ async def test_readiness_follows_the_state(watched: Watched) -> None:
     ]
 
 
+async def test_readiness_waits_for_the_first_assignment(watched: Watched) -> None:
+    """A worker that still joins its group is not ready; one that stands by with no partition is."""
+    watched.run()
+    assert watched.monitor.ready() == (False, "the group has not assigned anything yet")
+    watched.rig.driver.assigned([])
+    assert watched.monitor.ready() == (True, "")
+
+
 async def test_a_silent_broker_costs_readiness_and_never_liveness(watched: Watched) -> None:
     """An outage must not become a restart storm."""
     watched.run()
+    watched.rig.driver.assigned_once = True
     watched.later(6.9, reached=False)
     assert watched.monitor.ready() == (True, "")
     watched.later(0.1, reached=False)
     assert watched.monitor.ready() == (False, "no broker has answered for 7 s")
-    watched.rig.driver.assigned_once = True
     watched.later(1000.0, reached=False, polled=False)
     assert watched.monitor.live() == (True, "")
 
