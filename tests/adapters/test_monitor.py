@@ -104,9 +104,18 @@ async def test_readiness_waits_for_the_first_assignment(watched: Watched) -> Non
     assert watched.monitor.ready() == (True, "")
 
 
+async def test_a_worker_without_a_first_assignment_is_not_ready(watched: Watched) -> None:
+    """It takes part once the group has assigned something, if only nothing."""
+    watched.run()
+    assert watched.monitor.ready() == (False, "the group has not assigned anything yet")
+    watched.rig.driver.assigned([])
+    assert watched.monitor.ready() == (True, "")
+
+
 async def test_a_silent_broker_costs_readiness_and_never_liveness(watched: Watched) -> None:
     """An outage must not become a restart storm."""
     watched.run()
+    watched.rig.driver.assigned_once = True
     watched.rig.driver.assigned_once = True
     watched.later(6.9, reached=False)
     assert watched.monitor.ready() == (True, "")
