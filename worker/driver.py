@@ -37,6 +37,9 @@ BROKER_ABORT_LAG_S = 30.0
 FINAL_COMMIT_TIMEOUT_S = 5.0
 """Part of a drain that is kept for its commit."""
 
+CLOSE_TIMEOUT_S = 2.0
+"""Leaving the group and hanging up take milliseconds when the brokers answer; when they do not, waiting is in vain."""
+
 
 class Driver:
     """One pipeline at work, from assignment to revocation or drain."""
@@ -114,6 +117,7 @@ class Driver:
             self.polled_at = now = self._loop.time()
             for item in polled:
                 if isinstance(item, Unreadable):
+                    item.span.received_at = now
                     self._pipeline.record_unreadable(item.span, item.refusal)
                 else:
                     self._admit(item, now)
@@ -149,7 +153,9 @@ class Driver:
         await self.source.poll(0, 0)
         self.polled_at = begun
         try:
-            await asyncio.wait_for(self._moved.wait(), 1.0)
+            # Unlike wait_for before Python 3.12, this keeps a cancellation that comes together with the event.
+            async with asyncio.timeout(1.0):
+                await self._moved.wait()
         except TimeoutError:
             log.debug("no_room", in_flight=self._pipeline.in_flight())
         self._recorder.waited_for_room(self._loop.time() - begun)
@@ -254,7 +260,8 @@ class Driver:
                 return False
             self._moved.clear()
             try:
-                await asyncio.wait_for(self._moved.wait(), left)
+                async with asyncio.timeout(left):
+                    await self._moved.wait()
             except TimeoutError:
                 return False
         return True
@@ -341,12 +348,16 @@ class Driver:
         self.engine.stop()
         for task in list(self._commits):
             task.cancel()
-        for part in (self.source, self.sink):
-            try:
-                await asyncio.wait_for(part.stop(), FINAL_COMMIT_TIMEOUT_S)
-            except TimeoutError:
-                log.warning("client_not_closed", client=type(part).__name__)
+        await asyncio.gather(*(self._close_client(part) for part in (self.source, self.sink)))
         if not self.failed.done():
             self.failed.cancel()
         elif not self.failed.cancelled():
             self.failed.exception()
+
+    @staticmethod
+    async def _close_client(part: KafkaSource | KafkaSink) -> None:
+        """Close one of the Kafka clients, within bounds."""
+        try:
+            await asyncio.wait_for(part.stop(), CLOSE_TIMEOUT_S)
+        except TimeoutError:
+            log.warning("client_not_closed", client=type(part).__name__)

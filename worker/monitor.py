@@ -70,7 +70,7 @@ class Monitor:
             if busy_s > ENGINE_LIMIT_S:
                 return False, f"a model call has run for {busy_s:.0f} s"
             poll_age = self._poll_age(driver)
-            if poll_age > POLL_LIMIT_S and self.reachable and driver.assigned_once:
+            if poll_age > POLL_LIMIT_S and self.reachable and driver.assigned_once and not driver.draining:
                 return False, f"the poll loop has not polled for {poll_age:.0f} s although the broker answers"
         return True, ""
 
@@ -79,6 +79,8 @@ class Monitor:
         state = self._lifecycle.state
         if state is not State.RUNNING:
             return False, f"the worker is {state}"
+        if self._parts is not None and not self._parts[1].assigned_once:
+            return False, "the group has not assigned anything yet"
         if not self.reachable:
             age = time.monotonic() - self._reached_at
             return False, f"no broker has answered for {age:.0f} s"

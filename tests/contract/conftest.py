@@ -165,7 +165,8 @@ class KafkaWorld:
         )
 
     def source(self, topic: str, group: str, owner: Owner) -> KafkaSource:
-        """See ``World``."""
+        """See ``World``. A fresh broker has no coordinator for a moment: the client waits for it."""
+        self.broker.client.committed(group, topic)
         return KafkaSource(self._section(topic, group), owner)
 
     def sink(self, verdicts: Verdicts) -> KafkaSink:

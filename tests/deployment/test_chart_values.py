@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import yaml
 
 import worker
 from tests.deployment import values_schema
-from tests.deployment.checkout import PROJECT, from_image, read_yaml
+from tests.deployment.checkout import IMAGE_ROOT, PROJECT, from_image, read_yaml
 from worker.config_file import load
 from worker.settings import Settings
 
@@ -24,7 +25,11 @@ GROUPS = (
     *("config", "resources.requests", "resources.limits"),
     *("probes.startup", "probes.liveness", "probes.readiness"),
 )
-EXAMPLES = sorted(path.name for path in (PROJECT / "helm" / "ci").glob("*-values.yaml"))
+PAGE = (PROJECT / "docs" / "deployment.md").read_text(encoding="utf-8")
+SHOWN = [
+    *(yaml.safe_load(block) for block in re.findall(r"(?s)```yaml\n(.*?)```", PAGE)),
+    *(yaml.safe_load(path.read_text()) for path in sorted((PROJECT / "helm" / "ci").glob("*-values.yaml"))),
+]
 
 
 def overlaid(values: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -36,9 +41,16 @@ def overlaid(values: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def values_of(example: str) -> dict[str, Any]:
-    """The defaults under the values of one example."""
-    return overlaid(read_yaml("helm/values.yaml"), read_yaml(f"helm/ci/{example}"))
+def with_files_at_hand(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """``config`` with files of this machine for those that the cluster would mount."""
+    file = folder / "mounted"
+    file.write_text("content\n", encoding="utf-8")
+    shipped = {"event": {"schema": f"{IMAGE_ROOT}/schemas/transaction.schema.json"}}
+    shipped["model"] = {"path": f"{IMAGE_ROOT}/models/fraud"}
+    mounted = [key for key in config["kafka"] if key.startswith("ssl_")]
+    if "sasl_username" in config["kafka"]:
+        mounted.append("sasl_password_file")
+    return overlaid(config, shipped | {"kafka": dict.fromkeys(mounted, str(file))})
 
 
 def settings_of(config: dict[str, Any], folder: Path) -> Settings:
@@ -75,10 +87,13 @@ def test_the_defaults_fit_the_schema() -> None:
     jsonschema.validate(read_yaml("helm/values.yaml"), SCHEMA)
 
 
-@pytest.mark.parametrize("example", EXAMPLES)
-def test_the_examples_fit_the_schema(example: str) -> None:
-    """Each set of values in ``ci/`` is valid over the defaults."""
-    jsonschema.validate(values_of(example), SCHEMA)
+@pytest.mark.parametrize("over", SHOWN)
+def test_the_values_of_the_page_and_the_examples_are_the_workers(over: dict[str, Any], tmp_path: Path) -> None:
+    """What ``docs/deployment.md`` and ``ci/`` show can be installed as it stands: chart and worker both take it."""
+    values = overlaid(read_yaml("helm/values.yaml"), over)
+    jsonschema.validate(values, SCHEMA)
+    settings = settings_of(with_files_at_hand(values["config"], tmp_path), tmp_path)
+    assert settings.drain.timeout_s + 5 <= values["terminationGracePeriodSeconds"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from tests.kafka.fixtures import StartWorker, Topics
 from tests.kafka.processes import free_ports, wait_until
 from tests.kafka.worker_process import WorkerProcess
 
-RECORDS = 24_000
+RECORDS = 16_000
 PARTITIONS = 4
 DRAIN_TIMEOUT_S = 10
 MAX_IN_FLIGHT = 256

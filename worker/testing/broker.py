@@ -134,7 +134,8 @@ class FakeBroker:
     async def wait_for_records(self, timeout_s: float) -> None:
         """Return when a record was written since the last call, or after the time."""
         try:
-            await asyncio.wait_for(self._arrived.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._arrived.wait()
         except TimeoutError:
             return
         self._arrived.clear()

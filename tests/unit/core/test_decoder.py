@@ -49,13 +49,18 @@ def decoded(subject: Decoder, *events: Any) -> Decoded:
     return subject.decode([json.dumps(event).encode() for event in events])
 
 
-STANDARD = decoder(
-    PROPERTIES,
-    floats("amount", "count"),
-    TensorSpec("v", "float32", (2,), ("vector",)),
-    required=("id", "amount", "count", "code", "vector"),
-    include=("code",),
-)
+@pytest.fixture
+def standard() -> Decoder:
+    """A decoder with two inputs and one included field."""
+    return decoder(
+        PROPERTIES,
+        floats("amount", "count"),
+        TensorSpec("v", "float32", (2,), ("vector",)),
+        required=("id", "amount", "count", "code", "vector"),
+        include=("code",),
+    )
+
+
 GOOD = b'{"id":"a","amount":2.5,"count":3,"code":"abc","vector":[1,2],"note":null}'
 
 
@@ -93,9 +98,11 @@ GOOD = b'{"id":"a","amount":2.5,"count":3,"code":"abc","vector":[1,2],"note":nul
         (GOOD.replace(b"1,2", b'1,"x"'), "validate", "wrong_type", "field vector[1] must be a number, not a string"),
     ],
 )
-def test_a_bad_record_is_refused_with_its_reason(value: bytes | None, stage: str, reason: str, words: str) -> None:
+def test_a_bad_record_is_refused_with_its_reason(
+    standard: Decoder, value: bytes | None, stage: str, reason: str, words: str
+) -> None:
     """Stage, reason and message name the fault; the refused row is empty, its neighbours are whole."""
-    result = STANDARD.decode([GOOD, value, GOOD])
+    result = standard.decode([GOOD, value, GOOD])
     (refusal,) = result.refusals.values()
     assert (refusal.stage, refusal.reason) == (stage, reason)
     assert words in refusal.error
@@ -103,7 +110,7 @@ def test_a_bad_record_is_refused_with_its_reason(value: bytes | None, stage: str
     assert result.tensors[1].tolist() == [[1, 2], [0, 0], [1, 2]]
     assert result.rows[1] is None
     assert result.rows[0] == result.rows[2]
-    assert STANDARD.explain(value) == refusal
+    assert standard.explain(value) == refusal
 
 
 @pytest.mark.parametrize(
@@ -121,22 +128,24 @@ def test_a_bad_record_is_refused_with_its_reason(value: bytes | None, stage: str
         GOOD.replace(b"null", b"[" + b"[1]," * 600 + b"2]"),
     ],
 )
-def test_unusual_but_valid_records_are_accepted(value: bytes) -> None:
+def test_unusual_but_valid_records_are_accepted(standard: Decoder, value: bytes) -> None:
     """A whole number may be written as 3.0, the last of equal keys wins, and unread fields are not judged."""
-    result = STANDARD.decode([value])
+    result = standard.decode([value])
     assert result.refusals == {}
     assert result.tensors[0].tolist() == [[2.5, 3]]
-    assert isinstance(STANDARD.explain(value), Accepted)
+    assert isinstance(standard.explain(value), Accepted)
 
 
-def test_an_empty_span_gives_empty_tensors() -> None:
+def test_an_empty_span_gives_empty_tensors(standard: Decoder) -> None:
     """No records, no rows, and tensors of the right width."""
-    result = STANDARD.decode([])
+    result = standard.decode([])
     assert (result.rows, result.refusals) == ([], {})
     assert [tensor.shape for tensor in result.tensors] == [(0, 2), (0, 2)]
 
 
-def test_the_interpreter_running_out_of_stack_counts_as_too_deep(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_interpreter_running_out_of_stack_counts_as_too_deep(
+    standard: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where the caller has already used up the stack, a nested value is refused instead of raising."""
 
     class Exhausted:
@@ -145,7 +154,7 @@ def test_the_interpreter_running_out_of_stack_counts_as_too_deep(monkeypatch: py
             raise RecursionError(value)
 
     monkeypatch.setattr("worker.core.explain._SYNTAX", Exhausted)
-    verdict = STANDARD.explain(b"[]")
+    verdict = standard.explain(b"[]")
     assert verdict == Refusal("decode", "too_deep", "the value nests deeper than the interpreter allows")
 
 
