@@ -92,7 +92,7 @@ def test_every_kind_of_refusal_counts(refuse: Callable[[Pipeline], None]) -> Non
 
 
 def test_an_acknowledged_output_counts_as_passed() -> None:
-    """A scored record between refused ones ends the row once it is acknowledged; an acknowledged dead letter does not."""
+    """A scored record ends the row once it is acknowledged; an acknowledged dead letter does not."""
     pipeline = pipeline_with_brakes()
     receive(pipeline, 0, [b"x", b"x", b"1", b"x", b"x"])
     answer(pipeline)
