@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 import pytest
 
 from tests.property.brokerage import POISON, UNWANTED, Brokers
-from tests.property.workers import Membership, Network, SimulatedWorker, Stage, arrive
+from tests.property.workers import Membership, Network, SimulatedWorker, arrive
 from worker.core.pipeline import Pipeline
 from worker.core.records import Parcel, TopicPartition
 from worker.core.sequencing import Sequencer
