@@ -81,7 +81,7 @@ def commits_early(folder: Path) -> None:
 def unfenced(folder: Path) -> None:
     """Offsets enter transactions by aiokafka's own request, which names no member."""
     del folder
-    mock.patch("worker.adapters.kafka_transactions.fence", lambda producer, stamp: None).start()
+    mock.patch("worker.adapters.kafka_transactions.fence").start()
 
 
 def no_epochs(folder: Path) -> None:

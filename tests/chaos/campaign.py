@@ -59,6 +59,7 @@ class Outcome:
     """A whole campaign."""
 
     plan: Plan
+    settings: Mapping[str, Any]
     results: list[Result] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
     unexpected: list[UnexpectedExit] = field(default_factory=list)
@@ -95,7 +96,7 @@ class Campaign:
         self.field = Field(cluster, self.fleet, self.ledger, self.topics, random.Random(plan.seed), plan.guarantee)
         self._cluster = cluster
         self._refused_before = Counter(cluster.relay.refusals)
-        self.outcome = Outcome(plan)
+        self.outcome = Outcome(plan, self.fleet.settings)
 
     def run(self) -> Outcome:
         """Everything; whatever happens, no process is left."""

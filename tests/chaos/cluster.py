@@ -37,18 +37,6 @@ TRIPLE = {
 _Answer = TypeVar("_Answer")
 
 
-def persistent(ask: Callable[[], _Answer]) -> _Answer:
-    """The answer of brokers that are being killed: asks again after any error, for a bounded time."""
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while True:
-        try:
-            return ask()
-        except KafkaException:
-            if time.monotonic() > deadline:
-                raise
-        time.sleep(0.1)
-
-
 class Node(KafkaBroker):
     """One broker of a cluster; ``properties`` holds what all of them share."""
 
@@ -105,7 +93,25 @@ class Cluster:
         self.bootstrap = ",".join(node.bootstrap for node in self.nodes)
         self.relayed = [f"{LOOPBACK}:{node.relay_port}" for node in self.nodes]
         self.client = KafkaClient(self.bootstrap)
-        self.admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+        self.admin = self._new_admin()
+
+    def ask(self, question: Callable[[AdminClient], _Answer]) -> _Answer:
+        """The answer of brokers that are being killed: asks again after any error, for a bounded time.
+
+        Each time with a new client: librdkafka's keeps to a group coordinator that has moved.
+        """
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while True:
+            try:
+                return question(self.admin)
+            except KafkaException:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.1)
+            self.admin = self._new_admin()
+
+    def _new_admin(self) -> AdminClient:
+        return AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
 
     def start(self) -> None:
         """Start all nodes and wait for the cluster; from the thread that lives as long as it should."""
@@ -133,7 +139,7 @@ class Cluster:
 
     def controller(self) -> Node:
         """The node that a client is told is the controller."""
-        found = persistent(lambda: self.admin.describe_cluster(request_timeout=5).result(REQUEST_TIMEOUT_S))
+        found = self.ask(lambda admin: admin.describe_cluster(request_timeout=5).result(REQUEST_TIMEOUT_S))
         return self.nodes[int(found.controller.id) - 1]
 
     def coordinator(self, group: str) -> Node:
@@ -142,13 +148,17 @@ class Cluster:
 
     def described(self, group: str) -> ConsumerGroupDescription:
         """The group as its coordinator sees it."""
-        return persistent(
-            lambda: self.admin.describe_consumer_groups([group], request_timeout=5)[group].result(REQUEST_TIMEOUT_S)
-        )
+
+        def ask(admin: AdminClient) -> ConsumerGroupDescription:
+            asked = admin.describe_consumer_groups([group], request_timeout=5)[group]
+            found: ConsumerGroupDescription = asked.result(REQUEST_TIMEOUT_S)
+            return found
+
+        return self.ask(ask)
 
     def leader(self, topic: str, partition: int) -> Node:
         """The node that leads a partition."""
-        found = persistent(lambda: self.admin.list_topics(topic, timeout=REQUEST_TIMEOUT_S)).topics[topic]
+        found = self.ask(lambda admin: admin.list_topics(topic, timeout=REQUEST_TIMEOUT_S)).topics[topic]
         return self.nodes[found.partitions[partition].leader - 1]
 
     def stop(self) -> None:
@@ -158,8 +168,6 @@ class Cluster:
         self.relay.stop()
 
     def _is_complete(self) -> bool:
-        found = persistent(lambda: self.admin.list_topics(timeout=REQUEST_TIMEOUT_S))
+        found = self.ask(lambda admin: admin.list_topics(timeout=REQUEST_TIMEOUT_S))
         partitions = [one for topic in found.topics.values() for one in topic.partitions.values()]
         return len(found.brokers) == len(self.nodes) and all(len(one.isrs) == len(one.replicas) for one in partitions)
-
-

@@ -76,8 +76,8 @@ def expected_scores(numbers: NDArray[np.int64]) -> NDArray[np.float32]:
     return (features @ np.array(WEIGHTS, np.float32)).astype(np.float32)
 
 
-def _columns(numbers: NDArray[np.int64]) -> tuple[NDArray[np.float64], ...]:
-    return (numbers % 997) / 8, 1.0 + numbers % 7, (numbers % 4093) / 4
+def _columns(numbers: NDArray[np.int64]) -> list[NDArray[np.float64]]:
+    return [column.astype(np.float64) for column in (numbers % 997 / 8, 1 + numbers % 7, numbers % 4093 / 4)]
 
 
 def write_model(folder: Path) -> Path:

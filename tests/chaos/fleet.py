@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaException, TopicPartition
-from confluent_kafka.admin import OffsetSpec
+from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from tests.chaos.altered import AlteredWorker
-from tests.chaos.cluster import Cluster, persistent
+from tests.chaos.cluster import Cluster
 from tests.chaos.events import write_model, write_schema
 from tests.chaos.ledger import Lane
 from tests.kafka.client import REQUEST_TIMEOUT_S
@@ -183,13 +183,13 @@ class Fleet:
         """End offsets."""
         if not lanes:
             return {}
-        asked = {TopicPartition(*lane): OffsetSpec.latest() for lane in lanes}
+        asked = {TopicPartition(*lane): OffsetSpec.latest() for lane in lanes}  # type: ignore[no-untyped-call]
 
-        def ask() -> dict[Lane, int]:
-            found = self._cluster.admin.list_offsets(asked, isolation_level=level, request_timeout=5)
+        def ask(admin: AdminClient) -> dict[Lane, int]:
+            found = admin.list_offsets(asked, isolation_level=level, request_timeout=5)
             return {(at.topic, at.partition): int(one.result(REQUEST_TIMEOUT_S).offset) for at, one in found.items()}
 
-        return persistent(ask)
+        return self._cluster.ask(ask)
 
     def committed(self, lanes: list[Lane]) -> dict[Lane, int]:
         """Committed offsets of the group."""
@@ -198,15 +198,15 @@ class Fleet:
         group = self._topics.group
         asked = ConsumerGroupTopicPartitions(group, [TopicPartition(*lane) for lane in lanes])
 
-        def ask() -> dict[Lane, int]:
-            found = self._cluster.admin.list_consumer_group_offsets([asked], request_timeout=5)[group]
+        def ask(admin: AdminClient) -> dict[Lane, int]:
+            found = admin.list_consumer_group_offsets([asked], request_timeout=5)[group]
             places = found.result(REQUEST_TIMEOUT_S).topic_partitions or []
             for at in places:
                 if at.error is not None:
                     raise KafkaException(at.error)
             return {(at.topic, at.partition): int(at.offset) for at in places if at.offset >= 0}
 
-        return persistent(ask)
+        return self._cluster.ask(ask)
 
     def stop(self) -> dict[str, int]:
         """SIGTERM to all; returns the exit codes."""

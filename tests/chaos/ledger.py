@@ -218,9 +218,11 @@ class Ledger:
                 continue
             expected = self._load.event(seq).fate
             actual = account.reasons[offset] if found == DEAD else SCORED
-            if actual != expected or (found != DEAD and found != seq):
+            if actual != expected or found not in (DEAD, seq):
                 counts.wrong_fates += 1
-                counts.note(f"wrong: record {seq} of {lane[0]}/{lane[1]}@{offset} is {actual} ({found}), not {expected}")
+                counts.note(
+                    f"wrong: record {seq} of {lane[0]}/{lane[1]}@{offset} is {actual} ({found}), not {expected}"
+                )
 
     # ---- writing -----------------------------------------------------------------------------------------
 
@@ -373,9 +375,10 @@ def _place(headers: Mapping[str, bytes], *, dead: bool) -> tuple[Lane, int]:
     """The lane and offset that an output or a dead letter names."""
     if dead:
         names = ("headrace-dlq-topic", "headrace-dlq-partition", "headrace-dlq-offset")
-        topic, partition, offset = (headers[name].decode() for name in names)
+        topic, partition, offset = [headers[name].decode() for name in names]
     else:
-        topic, partition, offset = headers["headrace-source"].decode().rsplit("/", 2)
+        parts = headers["headrace-source"].decode().split("/")
+        topic, partition, offset = parts[0], parts[1], parts[2]
     return (topic, int(partition)), int(offset)
 
 

@@ -23,8 +23,6 @@ KAFKA_STORAGE_ERROR = 56
 LAST_PLAIN_PRODUCE = 8
 """The last version of the produce request without flexible fields."""
 
-POLL_S = 0.02
-
 _Result = TypeVar("_Result")
 
 
@@ -37,6 +35,7 @@ class Link:
     silent: bool = False
     held: frozenset[int] = frozenset()
     storage_errors: int = 0
+    over: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @dataclass(slots=True)
@@ -54,7 +53,7 @@ class Trap:
     at_response: bool = False
     hold: bool = False
     primed: bool = False
-    released: bool = False
+    released: asyncio.Event = field(default_factory=asyncio.Event)
     sprung: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -142,6 +141,7 @@ class Relay:
         return int(server.sockets[0].getsockname()[1])
 
     async def _set_link(self, client: str, link: Link) -> None:
+        self._links.pop(client, Link()).over.set()
         self._links[client] = link
         for connection in self._of(client):
             connection.dead |= link.silent or link.cut
@@ -149,7 +149,7 @@ class Relay:
                 connection.abort()
 
     async def _heal(self, client: str) -> None:
-        self._links.pop(client, None)
+        self._links.pop(client, Link()).over.set()
         for connection in self._of(client):
             if connection.dead:
                 connection.abort()
@@ -162,7 +162,7 @@ class Relay:
             self._traps.remove(trap)
 
     async def _release(self, trap: Trap) -> None:
-        trap.released = True
+        trap.released.set()
 
     async def _close(self) -> None:
         for server in self._servers:
@@ -211,10 +211,10 @@ class Relay:
             trap = self._sprung(connection.client, api, at_response=False)
             if trap is not None and not trap.hold:
                 continue
-            while trap is not None and not trap.released:
-                await asyncio.sleep(POLL_S)
-            while api in link.held and link is self._links.get(connection.client):
-                await asyncio.sleep(POLL_S)
+            if trap is not None:
+                await trap.released.wait()
+            if api in link.held:
+                await link.over.wait()
             if connection.dead:
                 continue
             if link.delay_s:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from tests.chaos import faults
 from tests.chaos.faults import Fault
 
+GUARANTEES = ("at_least_once", "exactly_once")
+
 KILLS: Mapping[str, Fault] = {
     "worker kill -9, random moment": faults.kill_worker,
     "worker kill -9, outputs under way": faults.kill_while_producing,
@@ -77,7 +79,7 @@ def short(guarantee: str, seed: int = 1) -> Plan:
     """About a minute: every kind of crash and a zombie, one node."""
     exactly_once = guarantee == "exactly_once"
     kills = [*KILLS, *(KILLS_IN_TRANSACTION if exactly_once else ())]
-    return Plan(seed, guarantee, (*kills, *FREEZES, *list(RESTARTS)[:1], *STORAGE))
+    return Plan(seed, guarantee, (*kills, *FREEZES, *list(RESTARTS)[:1], *STORAGE), rate=500)
 
 
 def full(guarantee: str, seed: int = 1, *, nodes: int = 3) -> Plan:
@@ -103,6 +105,12 @@ def _spread(rng: random.Random, names: list[str], times: int) -> list[str]:
     return [*(names * (times // len(names))), *rng.sample(names, times % len(names))]
 
 
-def replaced(plan: Plan, names: tuple[str, ...], nodes: int) -> Plan:
-    """The plan with these faults instead, and without a number of records to reach."""
-    return replace(plan, faults=names, nodes=nodes, records=0)
+def changed(plan: Plan, names: list[str] | None, nodes: int | None, records: int | None) -> Plan:
+    """The plan with what is given instead of its own."""
+    if names:
+        plan = replace(plan, faults=tuple(names), records=0)
+    return replace(
+        plan,
+        nodes=plan.nodes if nodes is None else nodes,
+        records=plan.records if records is None else records,
+    )
