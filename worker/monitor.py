@@ -188,9 +188,13 @@ class Monitor:
         lag = driver.source.lag(offsets)
         partitions: dict[str, dict[str, int]] = {}
         assigned: dict[str, int] = dict.fromkeys(self._settings.kafka.input_topics, 0)
+        now_ms, newest_ms = time.time() * 1000, pipeline.newest_ms()
+        metrics.gauge(M.CONSUMER_PAUSED_PARTITIONS, len(driver.source.held().union(driver.source.stopped)))
         for tp, standing in pipeline.standings().items():
             assigned[tp.topic] = assigned.get(tp.topic, 0) + 1
             self._publish_partition(tp, standing, lag.get(tp, 0))
+            behind_s = (now_ms - newest_ms[tp]) / 1000 if lag.get(tp) and newest_ms[tp] >= 0 else 0.0
+            metrics.gauge(M.CONSUMER_LAG_SECONDS, max(0.0, behind_s), topic=tp.topic, partition=tp.partition)
             partitions[f"{tp.topic}/{tp.partition}"] = {"next_offset": standing.next_offset, "lag": lag.get(tp, 0)}
         for topic, count in assigned.items():
             metrics.gauge(M.CONSUMER_ASSIGNED_PARTITIONS, count, topic=topic)

@@ -35,6 +35,7 @@ class _Partition:
     prefix_records: int = 0
     committed_records: int = 0
     committed_offset: int = -1
+    newest_ms: int = -1
     in_flight_bytes: int = 0
 
 
@@ -127,6 +128,7 @@ class OffsetTracker:
         state.spans.append(tracked)
         self._tracked[id(span)] = tracked
         state.received_records += count
+        state.newest_ms = span.timestamps[-1]
         state.in_flight_bytes += size
         self.in_flight_records += count
         self.in_flight_bytes += size
@@ -204,6 +206,10 @@ class OffsetTracker:
     def next_offsets(self) -> dict[TopicPartition, int]:
         """The contiguous settled ``next_offset`` of each assigned partition; -1 where nothing is settled yet."""
         return {tp: state.next_offset for tp, state in self._partitions.items()}
+
+    def newest_ms(self) -> dict[TopicPartition, int]:
+        """Kafka's timestamp of the last record received of each assigned partition; -1 before the first."""
+        return {tp: state.newest_ms for tp, state in self._partitions.items()}
 
     def standings(self) -> dict[TopicPartition, Standing]:
         """How far each assigned partition has come."""

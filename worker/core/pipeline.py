@@ -302,6 +302,10 @@ class Pipeline:
         """The contiguous settled ``next_offset`` per partition, -1 where nothing is settled yet."""
         return self._tracker.next_offsets()
 
+    def newest_ms(self) -> dict[TopicPartition, int]:
+        """Kafka's timestamp of the last record received of each assigned partition; -1 before the first."""
+        return self._tracker.newest_ms()
+
     def standings(self) -> dict[TopicPartition, Standing]:
         """How far each assigned partition has come."""
         return self._tracker.standings()

@@ -132,14 +132,16 @@ CONSUMER_LAG_RECORDS = Gauge(
 CONSUMER_LAG_SECONDS = Gauge(
     "headrace_consumer_lag_seconds",
     "seconds",
-    "Age of the oldest record of an assigned partition that was received and is not committed; 0 without lag.",
+    "Age of the newest record that was received of an assigned partition, while more are waiting; 0 without lag.",
     _PARTITION,
 )
 CONSUMER_ASSIGNED_PARTITIONS = Gauge(
     "headrace_consumer_assigned_partitions", "partitions", "Partitions assigned to this worker.", {"topic": OPEN}
 )
 CONSUMER_PAUSED_PARTITIONS = Gauge(
-    "headrace_consumer_paused_partitions", "partitions", "Assigned partitions left out of the poll by back-pressure."
+    "headrace_consumer_paused_partitions",
+    "partitions",
+    "Assigned partitions that are not read: held for want of an output partition, or stopped by a brake.",
 )
 REBALANCES = Counter(
     "headrace_rebalances_total",

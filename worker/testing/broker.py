@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -152,6 +152,7 @@ class FakeSource:
         self._epochs: dict[TopicPartition, int] = {}
         self._positions: dict[TopicPartition, int] = {}
         self.partition_limit: int | None = None
+        self.stopped: Collection[TopicPartition] = ()
         self.failure: BaseException | None = None
         self.started = False
 

@@ -360,3 +360,15 @@ def test_the_oldest_receipt_is_that_of_unsettled_rows(tracker: OffsetTracker) ->
     assert tracker.oldest_received_at() == 7.0
     tracker.settle(spans[1], 0, 1)
     assert tracker.oldest_received_at() is None
+
+
+def test_the_newest_timestamp_is_that_of_the_last_record() -> None:
+    """Before the first span there is none; then it is the last record's, and it ends with the assignment."""
+    tracker = OffsetTracker()
+    tp = TopicPartition("t", 0)
+    epoch = tracker.assign(tp)
+    assert tracker.newest_ms() == {tp: -1}
+    tracker.track(Span(tp, epoch, [4, 5], [1000, 2000], [None] * 2, [b"a"] * 2, [()] * 2))
+    assert tracker.newest_ms() == {tp: 2000}
+    tracker.revoke(tp)
+    assert tracker.newest_ms() == {}
