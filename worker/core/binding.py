@@ -22,7 +22,7 @@ class Binder:
 
     def __init__(self, schema: ObjectSpec) -> None:
         self.schema = schema
-        self.root = Node(schema, "")
+        self.root = Node(schema)
         self.problems: list[Problem] = []
 
     def path(self, text: str, place: str) -> Path | None:

@@ -32,11 +32,11 @@ class Node:
 
     ``whole``: the output repeats it, so absence is kept apart from null and integers from floats. ``fed``: it feeds
     a numeric tensor, which checks the bounds. ``absent`` is what a row holds in its absence. ``length`` is what a
-    tensor asks of an array, level by level. ``make`` builds an object's Struct.
+    tensor asks of an array, level by level. ``item`` stands for every item of an array. ``make`` builds an object's
+    Struct.
     """
 
     spec: Spec
-    path: str
     whole: bool = False
     fed: bool = False
     absent: object = UNSET
@@ -47,11 +47,15 @@ class Node:
     make: Callable[..., object] = dict
     loose: bool = False
 
+    def __post_init__(self) -> None:
+        if isinstance(self.spec, ArraySpec):
+            self.item = Node(self.spec.items)
+
     def child(self, name: str, spec: Spec) -> Node:
         """The node of a property, made on first use."""
         if name not in self.children:
             self.attributes[name] = f"f{len(self.attributes)}"
-            self.children[name] = Node(spec, f"{self.path}.{name}" if self.path else name)
+            self.children[name] = Node(spec)
         return self.children[name]
 
     def is_required(self, name: str) -> bool:
@@ -126,8 +130,7 @@ def expand(node: Node, *, whole: bool) -> None:
     if isinstance(node.spec, ObjectSpec):
         for name, spec in node.spec.properties.items():
             expand(node.child(name, spec), whole=whole)
-    elif isinstance(node.spec, ArraySpec):
-        node.item = node.item or Node(node.spec.items, f"{node.path}[]")
+    elif node.item is not None:
         expand(node.item, whole=whole)
 
 
@@ -154,7 +157,7 @@ def problems_in(node: Node, *, full: bool) -> Iterator[Problem]:
 
 
 def build(node: Node, *, full: bool) -> Any:
-    """The msgspec type of ``node``; sets ``struct`` and ``loose`` on the way down."""
+    """The msgspec type of ``node``; sets ``make`` and ``loose`` on the way down."""
     plain = _wire_type(node, full=full)
     if node.spec.nullable and plain not in (object, Raw, None):
         plain = plain | None
@@ -165,8 +168,8 @@ def _wire_type(node: Node, *, full: bool) -> Any:
     match node.spec:
         case ObjectSpec():
             return _struct_type(node, node.spec, full=full)
-        case ArraySpec() as spec:
-            item = node.item = node.item or Node(spec.items, f"{node.path}[]")
+        case ArraySpec() as spec if node.item is not None:
+            item = node.item
             item.fed, item.length = node.fed, node.length[1:]
             inner: Any = build(item, full=full)
             node.loose = item.loose

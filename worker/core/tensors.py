@@ -257,8 +257,7 @@ class TensorPacker:
                 least, most = _narrowed(leaf, low, high, is_float=self._is_float)
             lows += [least] * column.size
             highs += [most] * column.size
-        buffer = np.dtype("<f8") if self._buffer.kind == "f" else self._buffer
-        return np.array(lows, buffer), np.array(highs, buffer)
+        return np.array(lows, self._buffer), np.array(highs, self._buffer)
 
 
 def _leaf(spec: Spec) -> Spec:
