@@ -17,6 +17,7 @@ from tests.chaos.relay import END_TXN, OFFSET_COMMIT, PRODUCE, TXN_OFFSET_COMMIT
 from tests.kafka.processes import wait_until
 
 TRAP_TIMEOUT_S = 30.0
+REFUSAL = "the dead-letter topic"
 UNDER_WAY_S = 1.0
 HANG_S = 1.0
 """Time for a hung model call to have records behind it."""
@@ -339,7 +340,7 @@ def dead_letters_refused(field: Field) -> Strike:
     time.sleep(1)
     field.fleet.reap()
     stopped, field.fleet.unexpected[noted:] = field.fleet.unexpected[noted:], []
-    silent = [one for one in stopped if one.code <= 0 or "dead_letter_refused" not in one.log]
+    silent = [one for one in stopped if one.code <= 0 or REFUSAL not in one.log]
     if silent:
         raise AssertionError(f"{silent[0].name} ended with code {silent[0].code} and another reason:\n{silent[0].log}")
     field.fleet.restore(size)

@@ -13,10 +13,10 @@ import uuid
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from tests.chaos.events import SCORED, Load, expected_scores
 
@@ -275,6 +275,11 @@ class Ledger:
                 )
             except BufferError:
                 producer.poll(0.1)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError._UNKNOWN_PARTITION:
+                    raise
+                # A partition that was just added: asking for the topic lets the producer know.
+                producer.list_topics(topic, timeout=5)
             else:
                 return
 
@@ -322,7 +327,8 @@ class Ledger:
     def _enter(self, message: Message, scores: list[tuple[int, float]]) -> Lane | None:
         """Enter one fate; returns its lane if it is the record's first."""
         dead = message.topic() == self._dead_letters
-        headers = {name: value for name, value in message.headers() or () if isinstance(value, bytes)}
+        given = cast("list[tuple[str, bytes | None]]", message.headers() or [])
+        headers = {name: value for name, value in given if value is not None}
         lane, offset = _place(headers, dead=dead)
         account = self._accounts.get(lane)
         if account is None:
@@ -375,10 +381,10 @@ def _place(headers: Mapping[str, bytes], *, dead: bool) -> tuple[Lane, int]:
     """The lane and offset that an output or a dead letter names."""
     if dead:
         names = ("headrace-dlq-topic", "headrace-dlq-partition", "headrace-dlq-offset")
-        topic, partition, offset = [headers[name].decode() for name in names]
+        parts = [headers[name].decode() for name in names]
     else:
         parts = headers["headrace-source"].decode().split("/")
-        topic, partition, offset = parts[0], parts[1], parts[2]
+    topic, partition, offset = parts[0], parts[1], parts[2]
     return (topic, int(partition)), int(offset)
 
 
