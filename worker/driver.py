@@ -355,7 +355,7 @@ class Driver:
             self.failed.exception()
 
     @staticmethod
-    async def _close_client(part: KafkaSource | KafkaSink) -> None:
+    async def _close_client(part: KafkaSource | KafkaSink | TransactionalSink) -> None:
         """Close one of the Kafka clients, within bounds."""
         try:
             await asyncio.wait_for(part.stop(), CLOSE_TIMEOUT_S)

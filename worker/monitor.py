@@ -81,6 +81,8 @@ class Monitor:
             return False, f"the worker is {state}"
         if self._parts is not None and not self._parts[1].assigned_once:
             return False, "the group has not assigned anything yet"
+        if self._parts is not None and self._parts[1].source.resolving:
+            return False, "the start positions of assigned partitions are not known yet"
         if not self.reachable:
             age = time.monotonic() - self._reached_at
             return False, f"no broker has answered for {age:.0f} s"

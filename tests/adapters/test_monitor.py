@@ -104,6 +104,16 @@ async def test_readiness_waits_for_the_first_assignment(watched: Watched) -> Non
     assert watched.monitor.ready() == (True, "")
 
 
+async def test_readiness_waits_for_start_positions(watched: Watched) -> None:
+    """Until it is known where reading starts, a record produced now might be read or not."""
+    watched.run()
+    watched.rig.driver.assigned([])
+    watched.rig.source.resolving = True
+    assert watched.monitor.ready() == (False, "the start positions of assigned partitions are not known yet")
+    watched.rig.source.resolving = False
+    assert watched.monitor.ready() == (True, "")
+
+
 async def test_a_worker_without_a_first_assignment_is_not_ready(watched: Watched) -> None:
     """It takes part once the group has assigned something, if only nothing."""
     watched.run()

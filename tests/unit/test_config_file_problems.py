@@ -112,9 +112,9 @@ CASES = {
         "model:", "output:\n  headers: [headrace-source]\nmodel:", 9, "output.headers", "refused",
         "take 'headrace-source' out of the list",
     ),
-    "exactly once": Case(
-        "model:", "delivery:\n  guarantee: exactly_once\nmodel:", 9, "delivery.guarantee", "refused",
-        "write guarantee: at_least_once, and drop repeats by the id field where they matter",
+    "transactions that outlast their timeout": Case(
+        "model:", "delivery:\n  transaction_interval_s: 6\nmodel:", 9, "delivery.transaction_interval_s",
+        "transaction_too_long", "set delivery.transaction_timeout_s to 12 or more",
     ),
     "two processes": Case(
         "model:", "run:\n  processes: 2\nmodel:", 9, "run.processes", "refused",

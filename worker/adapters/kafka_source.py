@@ -30,6 +30,9 @@ log = structlog.get_logger("headrace.source")
 CAREFUL_POLL_TIMEOUT_MS = 500
 """How long to wait for one record while reading around a corrupt batch."""
 
+METADATA_MAX_AGE_MS = 10_000
+"""How soon partitions that were added to an input are noticed."""
+
 MAX_POLL_INTERVAL_MS = 600_000
 """aiokafka leaves the group when nobody polls for so long; progress is judged by our own watch, long before."""
 
@@ -111,7 +114,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
             fetch_max_wait_ms=int(section.fetch_max_wait_s * 1000),
             fetch_max_bytes=section.max_fetch_bytes,
             max_partition_fetch_bytes=section.max_fetch_bytes,
-            metadata_max_age_ms=30_000,
+            metadata_max_age_ms=METADATA_MAX_AGE_MS,
         )
         try:
             consumer.subscribe(list(section.input_topics), listener=self)
@@ -339,6 +342,11 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
         except kafka.KafkaError as error:
             raise broker_error(error, "committing offsets") from error
         return True
+
+    @property
+    def resolving(self) -> bool:
+        """Whether partitions are assigned whose start position is not known yet."""
+        return bool(self._unresolved)
 
     def held(self) -> set[TopicPartition]:
         """Assigned partitions that are not read because the output has no partition of their number."""

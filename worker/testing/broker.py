@@ -153,6 +153,7 @@ class FakeSource:
         self._positions: dict[TopicPartition, int] = {}
         self.partition_limit: int | None = None
         self.stopped: Collection[TopicPartition] = ()
+        self.resolving = False
         self.failure: BaseException | None = None
         self.started = False
 
