@@ -65,6 +65,8 @@ class Outcome:
     unexpected: list[UnexpectedExit] = field(default_factory=list)
     exit_codes: dict[str, int] = field(default_factory=dict)
     refusals: dict[int, int] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+    """Faults from which the workers did not recover as they should."""
     uncommitted: dict[Lane, tuple[int, int]] = field(default_factory=dict)
     took_s: float = 0.0
 
@@ -104,7 +106,13 @@ class Campaign:
         try:
             self.begin()
             for number, name in enumerate(self.plan.faults, 1):
-                self.strike(number, name)
+                try:
+                    self.strike(number, name)
+                except (AssertionError, RuntimeError, TimeoutError) as error:
+                    self.ledger.check()
+                    self.outcome.failures.append(f"{number} {name}: {error}")
+                    self._say(self.outcome.failures[-1])
+                    self._repair()
             self.finish()
         finally:
             self.outcome.took_s = time.monotonic() - begun
@@ -187,6 +195,18 @@ class Campaign:
         """End everything that the campaign started."""
         self.fleet.discard()
         self.ledger.close()
+
+    def _repair(self) -> None:
+        """After a fault that went wrong half-way: everything healed, everyone awake."""
+        for name, process in self.fleet.running.items():
+            if process.is_alive:
+                process.resume()
+            self._cluster.relay.heal(name)
+        for node in self._cluster.nodes:
+            if node.pid is None:
+                self._cluster.restart(node)
+        self._cluster.client.set_topic_config(self.topics.dead_letters, {"max.message.bytes": "1048588"})
+        self.fleet.restore(self.plan.workers)
 
     def _supervise(self) -> None:
         """Replace workers that ended by themselves."""

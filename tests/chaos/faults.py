@@ -19,6 +19,9 @@ from tests.kafka.processes import wait_until
 TRAP_TIMEOUT_S = 30.0
 REFUSAL = "the dead-letter topic"
 UNDER_WAY_S = 1.0
+DISCOVERY_TIMEOUT_S = 90.0
+"""Clients ask for partitions every 30 s."""
+
 HANG_S = 1.0
 """Time for a hung model call to have records behind it."""
 
@@ -355,6 +358,12 @@ def partitions_added(field: Field) -> Strike:
     for topic in (field.topics.output, field.topics.dead_letters, *field.topics.inputs):
         field.cluster.client.add_partitions(topic, total)
     sinks = [(topic, total - 1) for topic in (field.topics.output, field.topics.dead_letters)]
-    field.ledger.grow([(topic, total - 1) for topic in field.topics.inputs], sinks)
+    lanes = [(topic, total - 1) for topic in field.topics.inputs]
+    field.ledger.grow(lanes, sinks)
+    wait_until(
+        lambda: all(field.ledger.marks()[lane] for lane in lanes) and field.ledger.passed(dict.fromkeys(lanes, 1)),
+        timeout_s=DISCOVERY_TIMEOUT_S,
+        what=lambda: f"nothing comes out of the new partitions {lanes}",
+    )
     work = OpenWork(sum(work.records for work in works), sum(work.transactions for work in works))
     return Strike(f"{total} partitions", work, crashed=len(works))

@@ -51,6 +51,7 @@ def broken_promises(outcome: Outcome) -> list[str]:
     ]
     if outcome.plan.guarantee == "exactly_once" and counts.repeats:
         broken.append(f"records repeated: {counts.repeats}")
+    broken += outcome.failures
     for result in outcome.results:
         if result.repeats > result.repeats_allowed:
             broken.append(f"{result.number} {result.fault}: {result.repeats} repeats, {result.repeats_allowed} allowed")
