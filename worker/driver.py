@@ -89,6 +89,8 @@ class Driver:
         drained = await self._settled(max(0.0, bound_s - FINAL_COMMIT_TIMEOUT_S))
         committed = await self._final_commit(FINAL_COMMIT_TIMEOUT_S)
         abandoned = self._pipeline.partitions_revoked(tps)
+        if isinstance(self.sink, TransactionalSink):
+            self.sink.abandon()
         if tps:
             took_s = self._loop.time() - begun
             self._recorder.revoked(tps, took_s, abandoned, lost=not committed)

@@ -39,6 +39,10 @@ OFFSETS_ONLY_INTERVAL_S = 1.0
 STOP_TIMEOUT_S = 2.0
 
 
+class AssignmentEndedError(kafka.KafkaError):  # type: ignore[misc] # aiokafka ships no types
+    """The transaction holds outputs whose offsets are no longer ours to commit."""
+
+
 class TransactionOwner(Protocol):
     """Who knows the offsets, and redoes the work of an aborted transaction."""
 
@@ -86,6 +90,7 @@ class TransactionalSink:
         self._stamp: list[Stamp] = []
         self._staged: list[Parcel] = []
         self._open = False
+        self._uncut = False
         self._error: asyncio.Future[None] | None = None
         self._wanted = asyncio.Event()
         self._finish = asyncio.Event()
@@ -142,6 +147,12 @@ class TransactionalSink:
         finally:
             self._finish.clear()
 
+    def abandon(self) -> None:
+        """The assignment is over: nothing may be committed of what was taken and whose offsets have not gone in."""
+        self._staged.clear()
+        if self._uncut:
+            self._lane_failed(AssignmentEndedError())
+
     async def stop(self) -> None:
         """Abandon the open transaction, which the broker aborts, and close the connections."""
         if self._task is not None:
@@ -178,7 +189,9 @@ class TransactionalSink:
             self._wanted.clear()
             self._idle.set()
             try:
-                await asyncio.wait_for(self._wanted.wait(), OFFSETS_ONLY_INTERVAL_S)
+                # Unlike wait_for before Python 3.12, this keeps a cancellation that comes together with the event.
+                async with asyncio.timeout(OFFSETS_ONLY_INTERVAL_S):
+                    await self._wanted.wait()
             except TimeoutError:
                 if self._owner.transaction_offsets() is not None:
                     return
@@ -192,12 +205,13 @@ class TransactionalSink:
         self._error = loop.create_future()
         producer = self.producer
         await producer.begin_transaction()
-        self._open = True
+        self._open = self._uncut = True
         staged, self._staged = self._staged, []
         self._lanes.send(staged)
         await self._while_open(begun + self._interval_s)
         self._open = False
         await self._or_error(self._lanes.idle())
+        self._uncut = False
         commit = self._owner.transaction_offsets()
         stamp = self._owner.transaction_stamp()
         if commit is not None:
@@ -237,7 +251,8 @@ class TransactionalSink:
 
     async def _bounded(self, work: Coroutine[Any, Any, None]) -> None:
         """Never wait longer than the broker keeps the transaction."""
-        await asyncio.wait_for(work, self._timeout_s)
+        async with asyncio.timeout(self._timeout_s):
+            await work
 
     def _spoilt(self) -> asyncio.Future[None]:
         """Fails when a batch of the open transaction does."""
@@ -275,7 +290,7 @@ class TransactionalSink:
         """Forget the transaction: the owner rewinds, and a new producer with a new epoch takes over."""
         fenced = isinstance(error, kafka.ProducerFenced | kafka.UnknownMemberIdError) or hasattr(error, "code")
         log.warning("transaction_aborted", error=type(error).__name__, detail=str(error))
-        self._open = False
+        self._open = self._uncut = False
         await self._lanes.clear()
         self._staged.clear()
         self._owner.transaction_aborted(fenced)
