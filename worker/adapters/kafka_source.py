@@ -142,6 +142,9 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
             await self._owner.revoked(tps)
         except Exception as error:  # noqa: BLE001 # aiokafka would log it and go on; the poll loop raises it instead
             self.failure = error
+        # The owner may have rewound meanwhile, which asks for positions again.
+        self._unresolved.clear()
+        self._positions.clear()
         self._epochs.clear()
 
     async def on_partitions_assigned(self, assigned: Iterable[ClientPartition]) -> None:
@@ -238,11 +241,13 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
 
     async def _poll_carefully(self, tp: TopicPartition, timeout_ms: int = CAREFUL_POLL_TIMEOUT_MS) -> list[Polled]:
         """One record at a time around a corrupt batch: good ones come out, a broken one by its coordinates."""
-        position = self._positions[tp]
+        position, epoch = self._positions[tp], self._epochs[tp]
         client_tp = ClientPartition(*tp)
         try:
             fetched = await self._client.getmany(client_tp, timeout_ms=timeout_ms, max_records=1)
         except kafka.CorruptRecordException as error:
+            if self._epochs.get(tp) != epoch:
+                return []
             self._seek(tp, position + 1)
             self._positions[tp] = position + 1
             log.error("corrupt_record", topic=tp.topic, partition=tp.partition, offset=position)
@@ -250,6 +255,8 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
             return [Unreadable(span, Refusal("decode", "corrupt_record", str(error)))]
         except kafka.KafkaError as error:
             self._recover(error)
+            return []
+        if self._epochs.get(tp) != epoch:
             return []
         records = fetched.get(client_tp)
         if not records:
