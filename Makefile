@@ -80,6 +80,12 @@ adapters: setup ## the shells around the core
 integration: setup kafka ## the worker on a real Kafka
 	$(PYTEST) tests/integration
 
+.PHONY: chaos chaos-short
+chaos: setup kafka ## the crash kit: an hour of faults on three brokers; writes docs/guarantees.md
+	$(BIN)/python -m tests.chaos --form full --page docs/guarantees.md
+chaos-short: setup kafka ## its short form, and the bugs that it must find
+	$(PYTEST) -q tests/chaos
+
 .PHONY: cover
 cover: setup ## every branch of the core, by tests/unit/core and tests/property alone
 	$(PYTEST) -q tests/unit/core tests/property --cov --cov-report=term-missing

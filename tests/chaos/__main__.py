@@ -16,7 +16,7 @@ from tests.chaos.schedule import FAULTS, GUARANTEES, Plan
 
 PROJECT = Path(__file__).resolve().parents[2]
 PAGE = PROJECT / "docs" / "guarantees.md"
-DATA = PROJECT / ".cache" / "chaos.json"
+DATA = PAGE.with_suffix(".json")
 
 
 def _campaign(plan: Plan, folder: Path) -> Outcome:

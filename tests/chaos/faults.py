@@ -367,3 +367,26 @@ def partitions_added(field: Field) -> Strike:
     )
     work = OpenWork(sum(work.records for work in works), sum(work.transactions for work in works))
     return Strike(f"{total} partitions", work, crashed=len(works))
+
+
+def output_recreated(field: Field) -> Strike:
+    """The output topic is deleted when all of it has been read, missed under load, and created again, empty."""
+    topic = field.topics.output
+    names = sorted(field.fleet.running)
+    partitions = field.cluster.client.partition_count(topic)
+    field.ledger.hold()
+    marks = field.ledger.marks()
+    wait_until(
+        lambda: field.ledger.passed(marks) and field.fleet.committed(list(marks)) == marks,
+        timeout_s=DISCOVERY_TIMEOUT_S,
+        what=lambda: "the workers do not come to rest",
+    )
+    field.ledger.close_topic(topic, partitions)
+    field.cluster.client.delete_topic(topic)
+    field.ledger.go_on()
+    time.sleep(UNDER_WAY_S)
+    lanes = list(marks)
+    work = OpenWork(sum(field.fleet.ends(lanes).values()) - sum(field.fleet.committed(lanes).values()))
+    field.cluster.create_topic(topic, partitions)
+    field.ledger.open_topic(topic, partitions)
+    return Strike(topic, work, crashed=len(names))

@@ -19,6 +19,7 @@ import numpy as np
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from tests.chaos.events import SCORED, Load, expected_scores
+from tests.kafka.processes import wait_until
 
 Lane = tuple[str, int]
 """An input topic and partition."""
@@ -105,7 +106,9 @@ class Ledger:
         self._lock = threading.Lock()
         self._watches: set[Watch] = set()
         self._writing, self._reading = threading.Event(), threading.Event()
+        self._held = threading.Event()
         self._added: list[TopicPartition] = []
+        self._removed: list[TopicPartition] = []
         self._failure: BaseException | None = None
         self._threads: list[threading.Thread] = []
         self._seq = 0
@@ -130,6 +133,25 @@ class Ledger:
                 self._accounts[lane] = Account()
             self._lanes = [*self._lanes, *lanes]
             self._added += [TopicPartition(topic, partition, 0) for topic, partition in sinks]
+
+    def hold(self) -> None:
+        """Write nothing until ``go_on``."""
+        self._held.set()
+
+    def go_on(self) -> None:
+        """Write again."""
+        self._held.clear()
+
+    def close_topic(self, topic: str, partitions: int) -> None:
+        """Read no more of a topic that is about to be deleted."""
+        with self._lock:
+            self._removed += [TopicPartition(topic, at) for at in range(partitions)]
+        wait_until(lambda: not self._removed, timeout_s=20, what=lambda: f"the ledger keeps reading {topic}")
+
+    def open_topic(self, topic: str, partitions: int) -> None:
+        """Read a topic that was created anew from its beginning."""
+        with self._lock:
+            self._added += [TopicPartition(topic, at, 0) for at in range(partitions)]
 
     def stop_writing(self) -> None:
         """End the load and wait until the brokers have all of it."""
@@ -246,7 +268,7 @@ class Ledger:
         while self._writing.is_set():
             due = int((time.monotonic() - begun) * self.rate) - sent
             # After a broker's absence no flood of everything that was missed: at most a tenth of a second's load.
-            burst = min(due, max(1, self.rate // 10))
+            burst = 0 if self._held.is_set() else min(due, max(1, self.rate // 10))
             sent += due
             for _ in range(burst):
                 self._write_one(producer)
@@ -302,6 +324,9 @@ class Ledger:
             while self._reading.is_set():
                 with self._lock:
                     added, self._added = self._added, []
+                    if self._removed:
+                        consumer.incremental_unassign(self._removed)
+                        self._removed = []
                 if added:
                     consumer.incremental_assign(added)
                 self._take([one for one in consumer.consume(READ_BATCH, timeout=0.05) if _is_record(one)])

@@ -47,6 +47,7 @@ STORAGE: Mapping[str, Fault] = {"storage errors on produce": faults.storage_erro
 TOPICS: Mapping[str, Fault] = {
     "dead-letter topic refusing": faults.dead_letters_refused,
     "partitions added while running": faults.partitions_added,
+    "output topic deleted and created again": faults.output_recreated,
 }
 FAULTS: Mapping[str, Fault] = {
     **KILLS,
