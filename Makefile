@@ -92,7 +92,7 @@ cover: setup ## every branch of the core, by tests/unit/core and tests/property 
 
 .PHONY: suites
 suites: setup kafka
-	$(PYTEST) tests --ignore=tests/unit/core --ignore=tests/property
+	$(PYTEST) tests --ignore=tests/unit/core --ignore=tests/property --ignore=tests/chaos
 
 .PHONY: wheel-test
 wheel-test: setup ## build the wheel and test it away from the checkout

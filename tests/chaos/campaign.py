@@ -198,6 +198,7 @@ class Campaign:
 
     def _repair(self) -> None:
         """After a fault that went wrong half-way: everything healed, everyone awake."""
+        self.ledger.go_on()
         for name, process in self.fleet.running.items():
             if process.is_alive:
                 process.resume()
@@ -222,7 +223,7 @@ class Campaign:
             self._supervise()
             self.ledger.check()
             open_records = self.ledger.open_records()
-            return self.ledger.snapshot().written > 0 and open_records < few
+            return self.ledger.snapshot().scored > self.plan.rate and open_records < few
 
         wait_until(keeps_up, timeout_s=RECOVERY_TIMEOUT_S, what=lambda: f"{self.ledger.open_records()} records wait")
 

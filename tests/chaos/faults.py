@@ -374,10 +374,10 @@ def output_recreated(field: Field) -> Strike:
     topic = field.topics.output
     names = sorted(field.fleet.running)
     partitions = field.cluster.client.partition_count(topic)
+    lanes = list(field.ledger.marks())
     field.ledger.hold()
-    marks = field.ledger.marks()
     wait_until(
-        lambda: field.ledger.passed(marks) and field.fleet.committed(list(marks)) == marks,
+        lambda: field.ledger.open_records() == 0 and field.fleet.committed(lanes) == field.fleet.ends(lanes),
         timeout_s=DISCOVERY_TIMEOUT_S,
         what=lambda: "the workers do not come to rest",
     )
@@ -385,7 +385,6 @@ def output_recreated(field: Field) -> Strike:
     field.cluster.client.delete_topic(topic)
     field.ledger.go_on()
     time.sleep(UNDER_WAY_S)
-    lanes = list(marks)
     work = OpenWork(sum(field.fleet.ends(lanes).values()) - sum(field.fleet.committed(lanes).values()))
     field.cluster.create_topic(topic, partitions)
     field.ledger.open_topic(topic, partitions)

@@ -57,7 +57,7 @@ class Binder:
             return ()
         columns = tuple(Column(path, shape) for path, shape in zip(known, shapes, strict=True))
         for column in columns:
-            _feed(column, tensor)
+            _feed(column)
         return columns
 
     def settle(self, inputs: tuple[tuple[TensorSpec, tuple[Column, ...]], ...]) -> None:
@@ -69,7 +69,7 @@ class Binder:
                 nodes[id(column.path.node)] = column.path.node
                 feeds.setdefault(id(column.path.node), []).append(tensor)
         for key, node in nodes.items():
-            plain = all(tensor.encoding is None and _is_float(tensor) for tensor in feeds[key])
+            plain = all(_is_float(tensor) for tensor in feeds[key])
             if plain and not node.whole and isinstance(node.spec, NumberSpec | BooleanSpec):
                 default = node.spec.default
                 node.absent = default if isinstance(default, int | float) else NAN
@@ -79,13 +79,11 @@ def _is_float(tensor: TensorSpec) -> bool:
     return tensor.dtype.startswith("float")
 
 
-def _feed(column: Column, tensor: TensorSpec) -> None:
+def _feed(column: Column) -> None:
     node = column.path.node
-    if tensor.encoding is None and tensor.dtype != "string":
-        node.fed = True
-        if isinstance(node.spec, ArraySpec):
-            node.length = column.shape
+    node.fed = True
     if isinstance(node.spec, ArraySpec):
+        node.length = column.shape
         expand(node, whole=False)
 
 

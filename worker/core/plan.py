@@ -31,7 +31,7 @@ class Node:
     """One value that is read.
 
     ``whole``: the output repeats it, so absence is kept apart from null and integers from floats. ``fed``: it feeds
-    a numeric tensor, which checks the bounds. ``absent`` is what a row holds in its absence. ``length`` is what a
+    a tensor, which checks the bounds of numbers. ``absent`` is what a row holds in its absence. ``length`` is what a
     tensor asks of an array, level by level. ``item`` stands for every item of an array. ``make`` builds an object's
     Struct.
     """

@@ -13,6 +13,7 @@ import pytest
 from worker.core.decoder import Decoder
 from worker.core.features import TensorSpec
 from worker.core.plan import NAN
+from worker.core.records import Refusal
 from worker.core.schema import compile_schema
 from worker.core.specs import NumberSpec
 from worker.core.tensors import RowFault, TensorPacker, _dtype_range, _narrowed
@@ -287,13 +288,6 @@ def test_each_slot_has_its_own_bounds() -> None:
             "missing_field",
             "field v holds a null item that has no default",
         ),
-        (
-            {"w": WORDS},
-            TensorSpec("x", "string", (2,), ("w",)),
-            {"w": ["a"]},
-            "wrong_length",
-            "field w has 1 items, 2 are needed",
-        ),
     ],
 )
 def test_a_row_that_cannot_be_packed(
@@ -305,6 +299,23 @@ def test_a_row_that_cannot_be_packed(
     with pytest.raises(RowFault) as caught:
         packer.vector(rows[0])
     assert (caught.value.reason, caught.value.error, str(caught.value)) == (reason, error, error)
+
+
+@pytest.mark.parametrize(
+    ("field", "tensor", "value", "error"),
+    [
+        (WORDS, TensorSpec("x", "string", (2,), ("w",)), ["a"], "field w has 1 items, 2 are needed"),
+        (VECTOR, TensorSpec("x", "float32", (2,), ("w",)), [1, 2, 3], "field w has 3 items, 2 are needed"),
+        (SQUARE, TensorSpec("x", "int8", (2, 2), ("w",)), [[1, 2], [3]], "field w has 1 items, 2 are needed"),
+        (SQUARE, TensorSpec("x", "int8", (2, 2), ("w",)), [[1, 2]], "field w has 1 items, 2 are needed"),
+    ],
+)
+def test_an_array_of_another_length(field: dict[str, Any], tensor: TensorSpec, value: Any, error: str) -> None:
+    """The reason says what it has and what the tensor needs, at the level that is wrong."""
+    schema = compile_schema({"type": "object", "properties": {"id": TEXT, "w": field}, "required": ["id"]})
+    subject = Decoder(schema, (tensor,), "id", (), full=False)
+    encoded = json.dumps({"id": "a", "w": value}).encode()
+    assert subject.decode([encoded]).refusals == {0: Refusal("validate", "wrong_length", error)}
 
 
 def test_a_row_in_doubt_leaves_its_neighbours_alone() -> None:
