@@ -360,16 +360,18 @@ class Ledger:
             self._counts.unidentified += 1
             self._counts.note(f"unknown source {lane} in {message.topic()}")
             return None
-        found = DEAD
+        found, kind = DEAD, SCORED
         if dead:
+            kind = headers["headrace-dlq-stage"].decode()
             account.reasons.setdefault(offset, headers["headrace-dlq-reason"].decode())
         else:
             document = json.loads(message.value() or b"")
             found = int(document["id"])
             scores.append((found, float(document["score"])))
-        return self._count(account, lane, offset, found)
+        return self._count(account, lane, offset, found, kind)
 
-    def _count(self, account: Account, lane: Lane, offset: int, found: int) -> Lane | None:
+    def _count(self, account: Account, lane: Lane, offset: int, found: int, kind: str) -> Lane | None:
+        """Enter what was found; order is kept among scores, and among the dead letters of one stage."""
         _grow(account.found, offset)
         before = account.found[offset]
         if before != NOTHING:
@@ -380,7 +382,6 @@ class Ledger:
             return None
         account.found[offset] = found
         account.fates += 1
-        kind = "dead" if found == DEAD else SCORED
         if found == DEAD:
             self._counts.dead_lettered += 1
         else:

@@ -140,6 +140,8 @@ _READING = (
     "committed ones for `exactly_once`.",
     "A crash under `at_least_once` repeats at most `flow.max_in_flight_records + delivery.commit_max_records` per",
     "worker; the settings here are small, and `delivery.commit_interval_s` long, so that this bound is what holds.",
+    "Order is judged per input partition, which is stricter than per key: among scores, and among the dead letters of",
+    "one stage (a record that cannot be decoded does not wait for those in front of it that can).",
     "An outage is the longest time that any input partition with waiting records had no new output.",
 )
 
