@@ -32,6 +32,7 @@ from worker.adapters.onnx_model import OnnxModel
 from worker.adapters.probes import ProbeServer
 from worker.adapters.schema_file import load_schema
 from worker.codec import build_codec
+from worker.core.actions import Policy
 from worker.core.batching import BatchLimits
 from worker.core.brakes import BrakeLimits
 from worker.core.decoder import Decoder
@@ -39,7 +40,7 @@ from worker.core.flow import FlowLimits
 from worker.core.lifecycle import Lifecycle, State
 from worker.core.outgoing import Dispatcher, Routing
 from worker.core.output import OutputEncoder
-from worker.core.pipeline import Pipeline, Policy
+from worker.core.pipeline import Pipeline
 from worker.driver import Driver
 from worker.errors import BrokerError, Problem
 from worker.monitor import Monitor

@@ -18,9 +18,10 @@ from worker.adapters.kafka_fencing import Stamp
 from worker.adapters.kafka_sink import KafkaSink
 from worker.adapters.kafka_source import KafkaSource, Polled, Unreadable
 from worker.adapters.kafka_transactions import TransactionalSink
+from worker.core.actions import CommitOffsets, Outcome, Produce, RunBatch
 from worker.core.batching import Batch
 from worker.core.offsets import Commit
-from worker.core.pipeline import CommitOffsets, Outcome, Pipeline, Produce, RunBatch
+from worker.core.pipeline import Pipeline
 from worker.core.records import Parcel, Refusal, Span, TopicPartition
 from worker.errors import EngineFault
 from worker.recorder import Recorder

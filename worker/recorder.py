@@ -8,8 +8,8 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from worker.core.actions import Outcome
 from worker.core.batching import Batch
-from worker.core.pipeline import Outcome
 from worker.core.records import Parcel, Span, TopicPartition
 from worker.telemetry import M, Metrics
 

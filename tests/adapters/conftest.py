@@ -11,10 +11,11 @@ from typing import Any, cast
 import pytest
 
 from worker import driver as driver_module
+from worker.core.actions import Policy
 from worker.core.batching import BatchLimits
 from worker.core.flow import FlowLimits
 from worker.core.outgoing import Dispatcher, Routing
-from worker.core.pipeline import Pipeline, Policy
+from worker.core.pipeline import Pipeline
 from worker.core.records import TopicPartition
 from worker.driver import Driver
 from worker.recorder import Recorder

@@ -10,8 +10,8 @@ import pytest
 
 from worker.adapters import engine as engine_module
 from worker.adapters.engine import Engine, assemble
+from worker.core.actions import Outcome
 from worker.core.batching import Batch, FlushReason
-from worker.core.pipeline import Outcome
 from worker.core.records import Block, Slice
 from worker.errors import EngineFault, ModelError
 from worker.testing import FakeDecoder, FakeModel, ManualClock, make_span

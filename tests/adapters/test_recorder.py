@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from worker import recorder as recorder_module
+from worker.core.actions import Outcome
 from worker.core.batching import Batch, FlushReason
-from worker.core.pipeline import Outcome
 from worker.core.records import Block, Decoded, Parcel, Refusal, Slice, TopicPartition
 from worker.recorder import PARTITION_GAUGES, Recorder
 from worker.telemetry import M, Metrics

@@ -22,11 +22,12 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from worker.core.actions import Action, CommitOffsets, Outcome, Policy, Produce, RunBatch
 from worker.core.batching import Batch, BatchLimits, MicroBatcher
 from worker.core.flow import FlowLimits
 from worker.core.offsets import Commit, OffsetTracker
 from worker.core.outgoing import Dispatcher, Routing
-from worker.core.pipeline import ENGINE_SLOTS, Action, CommitOffsets, Outcome, Pipeline, Policy, Produce, RunBatch
+from worker.core.pipeline import ENGINE_SLOTS, Pipeline
 from worker.core.records import Parcel, Refusal, Slice, Span, TopicPartition
 from worker.testing import FakeDecoder, FakeEncoder, make_span, source_of
 

@@ -14,9 +14,9 @@ from typing import Protocol
 
 import numpy as np
 
+from worker.core.actions import Outcome
 from worker.core.batching import Batch
 from worker.core.isolation import Outputs, Tensors, not_finite, run_isolating
-from worker.core.pipeline import Outcome
 from worker.core.records import Refusal
 from worker.errors import ModelError
 

@@ -6,15 +6,14 @@ because its partition was taken away. Offsets become committable only after that
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from worker.core.batching import Batch, BatchLimits, FlushReason, MicroBatcher
-from worker.core.brakes import NO_BRAKES, BrakeLimits, Brakes
-from worker.core.flow import FlowGate, FlowLimits
+from worker.core.actions import Action, CommitOffsets, Outcome, Policy, Produce, RowDecoder, RowEncoder, RunBatch, Tally
+from worker.core.batching import Batch, FlushReason, MicroBatcher
+from worker.core.brakes import Brakes
+from worker.core.flow import FlowGate
 from worker.core.offsets import Commit, OffsetTracker, Standing
 from worker.core.outgoing import Dispatcher
 from worker.core.records import Block, Decoded, Parcel, Refusal, Slice, Span, TopicPartition
@@ -22,80 +21,6 @@ from worker.core.sequencing import Sequencer
 
 ENGINE_SLOTS = 2
 """One batch running and one prefetched: the engine never waits for the loop, and no batch closes too early."""
-
-
-class RowDecoder(Protocol):
-    """Turns values into tensors and rows."""
-
-    def decode(self, values: Sequence[bytes | None]) -> Decoded:
-        """Decode; never raises on any bytes."""
-        ...
-
-
-class RowEncoder(Protocol):
-    """Turns rows and model outputs into output values."""
-
-    def encode(self, rows: Sequence[object], outputs: Mapping[str, np.ndarray]) -> list[bytes]:
-        """Encode one value per row, in order."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """What the operator chose."""
-
-    batch: BatchLimits
-    flow: FlowLimits
-    commit_interval_s: float
-    commit_max_records: int
-    skip_tombstones: bool = False
-    transactional: bool = False
-    """Offsets are committed with the outputs by the sink: no commits from here, and parcels leave in input order."""
-    brakes: BrakeLimits = NO_BRAKES
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What the engine made of a batch: outputs by name, refused rows, and where the time went."""
-
-    outputs: dict[str, np.ndarray]
-    refusals: dict[int, Refusal]
-    assemble_s: float = 0.0
-    infer_s: float = 0.0
-
-
-@dataclass(slots=True)
-class RunBatch:
-    """Action: give this batch to the engine, after those given before."""
-
-    batch: Batch
-
-
-@dataclass(slots=True)
-class Produce:
-    """Action: send these parcels, in order within each output partition."""
-
-    parcels: list[Parcel]
-
-
-@dataclass(slots=True)
-class CommitOffsets:
-    """Action: commit; at most one is outstanding."""
-
-    commit: Commit
-
-
-Action = RunBatch | Produce | CommitOffsets
-
-
-@dataclass(slots=True)
-class Tally:
-    """Plain counts since the start; the shell turns them into metrics."""
-
-    skipped: int = 0
-    stale_rows: int = 0
-    abandoned: int = 0
-    dead_lettered: dict[str, int] = field(default_factory=dict)
 
 
 class Pipeline:

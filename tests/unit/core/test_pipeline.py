@@ -7,10 +7,11 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
+from worker.core.actions import Action, CommitOffsets, Outcome, Policy, Produce, RunBatch
 from worker.core.batching import Batch, BatchLimits, FlushReason
 from worker.core.flow import FlowLimits
 from worker.core.outgoing import Dispatcher, Routing
-from worker.core.pipeline import ENGINE_SLOTS, Action, CommitOffsets, Outcome, Pipeline, Policy, Produce, RunBatch
+from worker.core.pipeline import ENGINE_SLOTS, Pipeline
 from worker.core.records import Decoded, Parcel, Refusal, Span, TopicPartition
 from worker.testing import FakeDecoder, FakeEncoder, make_span, source_of
 

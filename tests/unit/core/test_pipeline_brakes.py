@@ -7,11 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from worker.core.actions import Outcome, Policy, Produce, RunBatch
 from worker.core.batching import BatchLimits
 from worker.core.brakes import BrakeLimits
 from worker.core.flow import FlowLimits
 from worker.core.outgoing import Dispatcher, Routing
-from worker.core.pipeline import Outcome, Pipeline, Policy, Produce, RunBatch
+from worker.core.pipeline import Pipeline
 from worker.core.records import Block, Decoded, Parcel, Refusal, Slice, TopicPartition
 from worker.testing import FakeDecoder, FakeEncoder, make_span
 

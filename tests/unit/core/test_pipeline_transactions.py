@@ -7,11 +7,12 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
+from worker.core.actions import Outcome, Policy, Produce, RunBatch
 from worker.core.batching import Batch, BatchLimits
 from worker.core.flow import FlowLimits
 from worker.core.offsets import Commit
 from worker.core.outgoing import Dispatcher, Routing
-from worker.core.pipeline import Outcome, Pipeline, Policy, Produce, RunBatch
+from worker.core.pipeline import Pipeline
 from worker.core.records import Parcel, Refusal, Span, TopicPartition
 from worker.testing import FakeDecoder, FakeEncoder, make_span, source_of
 
