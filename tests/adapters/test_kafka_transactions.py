@@ -452,6 +452,19 @@ async def test_a_producer_that_does_not_start_is_tried_again(cluster: _Cluster, 
     assert (len(cluster.producers), owner.sink.rebuilds) == (4, 1)
 
 
+async def test_brokers_that_know_no_broker_are_asked_again(cluster: _Cluster, owner: _Owner) -> None:
+    """A cluster that has just lost its only broker answers with none; aiokafka fails an assertion then."""
+    cluster.errors = {
+        "batch": [kafka.RequestTimedOutError()],
+        "start": [AssertionError("Did we not perform bootstrap?")],
+    }
+    owner.send([b"a"])
+    await owner.until(lambda: bool(owner.aborts or owner.failures))
+    await _finish(owner)
+    assert owner.failures == []
+    assert [values for values, _, _ in cluster.commits] == [[b"a"]]
+
+
 async def test_a_producer_that_is_denied_fails_the_sink(cluster: _Cluster, owner: _Owner) -> None:
     """Waiting does not cure missing permissions; a drain does not wait for it either."""
     cluster.errors = {

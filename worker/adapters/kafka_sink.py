@@ -48,8 +48,11 @@ async def new_producer(section: KafkaSection, max_batch_bytes: int, **options: A
     )
     try:
         await producer.start()
-    except BaseException:
+    except BaseException as error:
         await asyncio.shield(producer.stop())
+        if isinstance(error, AssertionError):
+            # aiokafka asserts that metadata names a broker; a cluster whose only broker just came back names none.
+            raise kafka.KafkaConnectionError("the cluster names no broker") from error
         raise
     return producer
 
