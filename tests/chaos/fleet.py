@@ -158,10 +158,10 @@ class Fleet:
         return OpenWork(records, self._open_transactions({partition for _, partition in lanes}))
 
     def _open_transactions(self, partitions: set[int]) -> int:
-        """Output partitions with an open transaction: the last stable offset is behind the end."""
+        """Output partitions with an open transaction: the last stable offset is behind what was the end before."""
         lanes = [(self._topics.output, partition) for partition in partitions]
-        stable = self.ends(lanes, IsolationLevel.READ_COMMITTED)
         ends = self.ends(lanes)
+        stable = self.ends(lanes, IsolationLevel.READ_COMMITTED)
         return sum(stable[lane] < ends[lane] for lane in lanes)
 
     def assignment(self, name: str) -> list[Lane]:

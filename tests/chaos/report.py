@@ -32,8 +32,11 @@ def allowed_outage_s(outcome: Outcome, fault: str) -> float | None:
     return GRACEFUL_OUTAGE_S if fault == RESTART else None
 
 
-def broken_promises(outcome: Outcome) -> list[str]:
-    """Everything that should not have happened, in words; empty when all is well."""
+def broken_promises(outcome: Outcome, outage_slack: float = 1.0) -> list[str]:
+    """Everything that should not have happened, in words; empty when all is well.
+
+    ``outage_slack`` stretches the promised times where a busy machine is shared with others.
+    """
     counts = outcome.counts
     broken = [
         f"{name}: {count}"
@@ -56,7 +59,7 @@ def broken_promises(outcome: Outcome) -> list[str]:
         if result.repeats > result.repeats_allowed:
             broken.append(f"{result.number} {result.fault}: {result.repeats} repeats, {result.repeats_allowed} allowed")
         allowed = allowed_outage_s(outcome, result.fault)
-        if allowed is not None and result.outage_s > allowed:
+        if allowed is not None and result.outage_s > allowed * outage_slack:
             broken.append(f"{result.number} {result.fault}: no output for {result.outage_s} s, {allowed:g} allowed")
     return broken + [f"example: {text}" for text in counts.examples]
 
@@ -135,7 +138,8 @@ _READING = (
     "## How to read it",
     "",
     "A fault counts only if it hit open work: at that moment the broker had records without a committed offset, or",
-    "an open transaction. The process was frozen while the broker was asked, so the count is exact.",
+    "an open transaction on its output partitions. For kills and stops the process was frozen while the broker was",
+    "asked, so that nothing changed in between; for other faults it was asked just before.",
     "Repeats are outputs beyond the first of a record, as a reader sees them: all outputs for `at_least_once`,",
     "committed ones for `exactly_once`.",
     "A crash under `at_least_once` repeats at most `flow.max_in_flight_records + delivery.commit_max_records` per",
