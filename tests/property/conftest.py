@@ -7,6 +7,10 @@ import os
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
+# A deadline would measure how busy the machine is.
+settings.register_profile("headrace", deadline=None)
+settings.load_profile("headrace")
+
 # mutmut sets this variable.
 AGAINST_A_MUTANT = "MUTANT_UNDER_TEST" in os.environ
 

@@ -105,6 +105,17 @@ def test_no_rows_give_no_output() -> None:
     assert subject.encode([], {"score": np.zeros(0, np.float32), "v": np.zeros((0, 3), np.float32)}) == []
 
 
+@pytest.mark.parametrize("include", [(), ("amount",), ("place.city",), ("amount", "place.city")])
+def test_rows_without_a_gap_are_read_in_bulk(monkeypatch: pytest.MonkeyPatch, include: tuple[str, ...]) -> None:
+    """Each field is looked for one by one only in batches where a parent is absent."""
+    monkeypatch.setattr("worker.core.output._present", lambda *_: pytest.fail("looked for"))
+    decoder, subject = encoder(*include, outputs=())
+    event = {"id": "a", "amount": 1, "place": {"city": "x"}}
+    found = {"id": "a", "amount": 1, "place.city": "x", "model": "fraud@1.0.0"}
+    (encoded,) = subject.encode(rows(decoder, event), {})
+    assert json.loads(encoded) == {key: found[key] for key in ("id", *include, "model")}
+
+
 @pytest.mark.parametrize(
     ("include", "outputs", "decision", "code", "words"),
     [

@@ -149,6 +149,15 @@ def test_bounds_of_items_are_checked_by_the_tensor_or_one_by_one() -> None:
     assert loose_fault(subject._root, row(subject, {"id": "x"})) is None
 
 
+def test_only_loose_values_are_visited() -> None:
+    """Where the types hold everything, a wrong value goes unseen; absence and null are no faults."""
+    strict = Node(NumberSpec(nullable=False, minimum=0))
+    assert loose_fault(strict, -1) is None
+    strict.loose = True
+    assert [loose_fault(strict, value) for value in (None, UNSET, 0)] == [None] * 3
+    assert loose_fault(strict, -1) == Fault("out_of_range", "is below the minimum 0")
+
+
 def test_absence_in_a_row() -> None:
     """A float tensor's number stands for it, unless the output or another tensor must know."""
     whole = TensorSpec("y", "int32", (), ("a",))

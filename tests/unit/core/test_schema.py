@@ -9,7 +9,7 @@ from msgspec import UNSET
 
 from worker.core.patterns import python_pattern
 from worker.core.schema import ObjectSpec, SchemaError, compile_schema, deep_fault
-from worker.core.specs import ArraySpec, BooleanSpec, NumberSpec, Spec, StringSpec, type_word
+from worker.core.specs import ArraySpec, BooleanSpec, Fault, NumberSpec, Spec, StringSpec, type_word
 from worker.errors import Problem
 
 
@@ -188,6 +188,27 @@ def test_the_root_must_be_an_object(root: Any) -> None:
     assert "must describe an object" in problem.message
 
 
+def test_limits_of_numbers_and_counts() -> None:
+    """The largest float is a bound like any other; sizes start at 0."""
+    largest = 1.7976931348623157e308
+    assert compiled({"type": "number", "maximum": largest}).problems == ()
+    for keyword in ("minLength", "maxLength"):
+        assert compiled({"type": "string", keyword: 0}).problems == ()
+    text, array = compiled({"type": "string"}), compiled({"type": "array"})
+    assert isinstance(text, StringSpec)
+    assert isinstance(array, ArraySpec)
+    assert (text.min_length, text.max_length, array.min_items, array.max_items) == (0, None, 0, None)
+
+
+def test_listed_values_are_as_the_decoder_has_them() -> None:
+    """1.0 in the list of an integer field is the integer 1; a number field keeps it; null needs no type."""
+    whole = compiled({"type": "integer", "enum": [1.0, 2]}).allowed or ()
+    assert [repr(value) for value in whole] == ["1", "2"]
+    loose = compiled({"type": "number", "enum": [1.0, 2]}).allowed or ()
+    assert [repr(value) for value in loose] == ["1.0", "2"]
+    assert compiled({"enum": [None, 3]}).nullable is True
+
+
 def test_the_root_may_be_a_reference() -> None:
     """Generators often put the whole schema into $defs."""
     document = {"$ref": "#/$defs/Event", "$defs": {"Event": {"type": "object", "properties": {"a": {}}}}}
@@ -205,10 +226,8 @@ def test_defaults_are_judged_at_any_depth() -> None:
     """Objects in defaults must have their required members, each of them valid."""
     spec = compile_schema({"type": "object", "properties": {"a": {"type": "number"}}, "required": ["a"]})
     missing, wrong = deep_fault(spec, {}), deep_fault(spec, {"a": "x"})
-    assert missing is not None
-    assert missing.text == "lacks a"
-    assert wrong is not None
-    assert wrong.reason == "wrong_type"
+    assert missing == Fault("missing_field", "lacks a")
+    assert wrong == Fault("wrong_type", "must be a number, not a string")
     assert deep_fault(spec, {"a": 1, "b": None}) is None
     assert deep_fault(ArraySpec(items=spec, nullable=False), [{"a": 1}]) is None
 
