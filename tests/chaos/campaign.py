@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.chaos.account import Counts, Lane
 from tests.chaos.cluster import Cluster
 from tests.chaos.events import Load
 from tests.chaos.faults import Field
 from tests.chaos.fleet import Fleet, Topics, UnexpectedExit
-from tests.chaos.ledger import Counts, Lane, Ledger
+from tests.chaos.ledger import Ledger
 from tests.chaos.schedule import FAULTS, Plan
 from tests.kafka.processes import wait_until
 from tests.kafka.worker_process import merged
@@ -135,6 +136,7 @@ class Campaign:
         before, watch, begun = self.ledger.snapshot(), self.ledger.watch(), time.monotonic()
         struck = FAULTS[name](self.field)
         self._recovered(name)
+        self.fleet.tolerated = None
         repeats = self.ledger.snapshot().repeats - before.repeats
         result = Result(
             number,
@@ -212,7 +214,7 @@ class Campaign:
     def _supervise(self) -> None:
         """Replace workers that ended by themselves."""
         if self.fleet.reap():
-            self._say(f"unexpected exit: {self.fleet.unexpected[-1]}")
+            self._say("a worker ended by itself")
             self.fleet.restore(self.plan.workers)
 
     def _steady(self) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
+from tests.chaos.account import Lane
 from tests.chaos.altered import AlteredWorker
 from tests.chaos.cluster import Cluster
 from tests.chaos.events import write_model, write_schema
-from tests.chaos.ledger import Lane
 from tests.kafka.client import REQUEST_TIMEOUT_S
 from tests.kafka.processes import free_ports, tail, wait_until
 from tests.kafka.worker_process import LOOPBACK, WorkerProcess, merged
@@ -65,6 +65,8 @@ class Fleet:
         self._started = 0
         self.running: dict[str, WorkerProcess] = {}
         self.unexpected: list[UnexpectedExit] = []
+        self.tolerated: str | None = None
+        """Workers whose log says this may end by themselves: the fault of the moment asks for it."""
         self.alterations: tuple[str, ...] = ()
         """What is changed in every worker; empty but for the proof that the kit can fail."""
         settings: dict[str, Any] = {
@@ -124,7 +126,9 @@ class Fleet:
         ended = [name for name, process in self.running.items() if not process.is_alive]
         for name in ended:
             process = self.running.pop(name)
-            self.unexpected.append(UnexpectedExit(name, process.exit_code or 0, tail(process.log, 6000)))
+            code, log = process.exit_code or 0, tail(process.log, 6000)
+            if self.tolerated is None or code <= 0 or self.tolerated not in log:
+                self.unexpected.append(UnexpectedExit(name, code, log))
         return len(ended)
 
     def restore(self, size: int) -> None:

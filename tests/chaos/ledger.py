@@ -10,86 +10,23 @@ import json
 import threading
 import time
 import uuid
-from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
+from tests.chaos.account import DEAD, NOTHING, Account, Counts, Lane, Watch, complete, grow, missing
 from tests.chaos.events import SCORED, Load, expected_scores
 from tests.kafka.processes import wait_until
 
-Lane = tuple[str, int]
-"""An input topic and partition."""
-
 KEYS_PER_LANE = 16
-NOTHING = -1
-DEAD = -2
 PACE_S = 0.02
 READ_BATCH = 5000
 OVERTAKEN_RECORDS = 200
 """Records that may be finished before one in front of them, such as a dead letter before a score; with room."""
 
 ISOLATION = {True: "read_committed", False: "read_uncommitted"}
-
-
-@dataclass(slots=True)
-class Account:
-    """What is known of one lane; columns are by offset."""
-
-    written: array[int] = field(default_factory=lambda: array("q"))
-    found: array[int] = field(default_factory=lambda: array("q"))
-    reasons: dict[int, str] = field(default_factory=dict)
-    highest: dict[str, int] = field(default_factory=dict)
-    fates: int = 0
-
-    def wrote(self, offset: int, seq: int) -> None:
-        """The broker has record ``seq`` at this offset."""
-        _grow(self.written, offset)
-        self.written[offset] = seq
-
-
-@dataclass(slots=True)
-class Counts:
-    """Totals; the lists hold a few examples each."""
-
-    written: int = 0
-    scored: int = 0
-    dead_lettered: int = 0
-    repeats: int = 0
-    out_of_order: int = 0
-    wrong_scores: int = 0
-    unidentified: int = 0
-    lost: int = 0
-    wrong_fates: int = 0
-    examples: list[str] = field(default_factory=list)
-
-    def note(self, text: str) -> None:
-        """Keep an example, if there are not many yet."""
-        if len(self.examples) < 20:
-            self.examples.append(text)
-
-    @property
-    def faultless(self) -> bool:
-        """Nothing lost, reordered, wrong or unknown; repeats are judged by the guarantee."""
-        return not (self.lost or self.out_of_order or self.wrong_scores or self.wrong_fates or self.unidentified)
-
-
-class Watch:
-    """The longest time that any lane with waiting records was without a new fate, since ``began``."""
-
-    def __init__(self, began: float) -> None:
-        self.began = began
-        self._last: dict[Lane, float] = {}
-        self.longest_s = 0.0
-
-    def saw(self, lanes: set[Lane], now: float) -> None:
-        """New fates of these lanes."""
-        for lane in lanes:
-            self.longest_s = max(self.longest_s, now - self._last.get(lane, self.began))
-            self._last[lane] = now
 
 
 class Ledger:
@@ -195,7 +132,7 @@ class Ledger:
         """Whether every record before the marks has a fate."""
         self.check()
         with self._lock:
-            return all(_complete(self._accounts[lane], mark) for lane, mark in marks.items())
+            return all(complete(self._accounts[lane], mark) for lane, mark in marks.items())
 
     def overtaken(self, lane: Lane, mark: int) -> bool:
         """Whether records of the lane well behind the mark have fates, so that any gap before it is a loss."""
@@ -205,7 +142,7 @@ class Ledger:
     def missing(self, marks: Mapping[Lane, int]) -> dict[Lane, int]:
         """Records before the marks without a fate, for the lanes that have any."""
         with self._lock:
-            counts = {lane: _missing(self._accounts[lane], mark) for lane, mark in marks.items()}
+            counts = {lane: missing(self._accounts[lane], mark) for lane, mark in marks.items()}
         return {lane: count for lane, count in counts.items() if count}
 
     def watch(self) -> Watch:
@@ -372,7 +309,7 @@ class Ledger:
 
     def _count(self, account: Account, lane: Lane, offset: int, found: int, kind: str) -> Lane | None:
         """Enter what was found; order is kept among scores, and among the dead letters of one stage."""
-        _grow(account.found, offset)
+        grow(account.found, offset)
         before = account.found[offset]
         if before != NOTHING:
             self._counts.repeats += 1
@@ -412,25 +349,6 @@ def _place(headers: Mapping[str, bytes], *, dead: bool) -> tuple[Lane, int]:
         parts = headers["headrace-source"].decode().split("/")
     topic, partition, offset = parts[0], parts[1], parts[2]
     return (topic, int(partition)), int(offset)
-
-
-def _grow(column: array[int], offset: int) -> None:
-    missing = offset + 1 - len(column)
-    if missing > 0:
-        column.extend([NOTHING] * missing)
-
-
-def _missing(account: Account, mark: int) -> int:
-    found = account.found
-    return sum(1 for offset in range(mark) if offset >= len(found) or found[offset] == NOTHING)
-
-
-def _complete(account: Account, mark: int) -> bool:
-    found = account.found
-    if len(found) < mark:
-        return False
-    # Fates without a gap: the count says so without a look at each.
-    return account.fates == len(found) or NOTHING not in found[:mark]
 
 
 def _is_record(message: Message) -> bool:
