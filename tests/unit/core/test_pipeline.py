@@ -133,6 +133,7 @@ def test_a_new_pipeline_is_idle() -> None:
     assert sorted(pipeline.partitions()) == [A, B]
     assert pipeline.next_offsets() == {A: -1, B: -1}
     assert pipeline.standings() == {A: (-1, -1, 0), B: (-1, -1, 0)}
+    assert pipeline.newest_ms() == {A: -1, B: -1}
     tally = pipeline.tally
     assert (tally.skipped, tally.stale_rows, tally.abandoned, tally.dead_lettered) == (0, 0, 0, {})
 
