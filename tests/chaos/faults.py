@@ -15,7 +15,7 @@ from tests.chaos.cluster import Cluster, Node
 from tests.chaos.fleet import Fleet, OpenWork, Topics
 from tests.chaos.ledger import Ledger
 from tests.chaos.relay import END_TXN, OFFSET_COMMIT, PRODUCE, TXN_OFFSET_COMMIT, Link, Trap
-from tests.kafka.processes import wait_until
+from tests.kafka.processes import tail, wait_until
 
 TRAP_TIMEOUT_S = 30.0
 REFUSAL = "the dead-letter topic"
@@ -202,10 +202,16 @@ def model_hangs(field: Field) -> Strike:
     marks = field.ledger.marks()
     wait_until(lambda: field.ledger.passed(marks), timeout_s=60, what=lambda: f"{name} hung on")
     for each in (name, added):
-        code = field.fleet.forget(each).stop()
-        if code != 0:
-            raise AssertionError(f"{each} ended its drain with exit code {code}")
+        _drain(field, each)
     return Strike(name, work, crashed=1)
+
+
+def _drain(field: Field, name: str) -> None:
+    """SIGTERM; the worker must end well."""
+    process = field.fleet.forget(name)
+    code = process.stop()
+    if code != 0:
+        raise AssertionError(f"{name} ended its drain with exit code {code}:\n{tail(process.log)}")
 
 
 def rolling_restart(field: Field) -> Strike:
@@ -214,10 +220,7 @@ def rolling_restart(field: Field) -> Strike:
     records = 0
     for name in names:
         records += field.fleet.open_work(name).records
-        process = field.fleet.forget(name)
-        code = process.stop()
-        if code != 0:
-            raise AssertionError(f"{name} ended its drain with exit code {code}")
+        _drain(field, name)
         field.fleet.start()
     return Strike(", ".join(names), OpenWork(records), graceful=True)
 
@@ -231,9 +234,7 @@ def scale_out_and_in(field: Field) -> Strike:
         field.fleet.running[name].wait_ready()
     field.fleet.await_members(len(names) + 2)
     for name in [*names[:1], *added[:1]]:
-        code = field.fleet.forget(name).stop()
-        if code != 0:
-            raise AssertionError(f"{name} ended its drain with exit code {code}")
+        _drain(field, name)
     work = OpenWork(sum(work.records for work in works), sum(work.transactions for work in works))
     return Strike(", ".join([*names, *added]), work, graceful=True)
 
