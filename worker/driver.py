@@ -68,6 +68,7 @@ class Driver:
         self._timer: asyncio.TimerHandle | None = None
         self._commits: set[asyncio.Task[None]] = set()
         self.draining = False
+        self._given_up = 0
         self.assigned_once = False
         self.polled_at = self._loop.time()
 
@@ -320,6 +321,8 @@ class Driver:
         """Nothing since the last commit counts: drop what is in flight and read again from there."""
         self._recorder.transaction("fenced" if fenced else "aborted", 0.0)
         tps = self._pipeline.partitions()
+        if self.draining:
+            self._given_up += self._pipeline.uncommitted_records
         self._pipeline.partitions_revoked(tps)
         if not self.draining and tps:
             self.source.rewind(self._pipeline.partitions_assigned(tps, self._loop.time()))
@@ -337,7 +340,7 @@ class Driver:
         self._pump()
         await self._settled(max(0.0, timeout_s - FINAL_COMMIT_TIMEOUT_S))
         await self._final_commit(max(1.0, min(FINAL_COMMIT_TIMEOUT_S, deadline - self._loop.time())))
-        return self._pipeline.uncommitted_records
+        return self._pipeline.uncommitted_records + self._given_up
 
     def oldest_in_flight_s(self) -> float:
         """Age of the oldest record that is received and not settled; 0 without any."""

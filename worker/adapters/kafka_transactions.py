@@ -20,7 +20,7 @@ from aiokafka import TopicPartition as ClientPartition
 from aiokafka import errors as kafka
 from aiokafka.structs import OffsetAndMetadata
 
-from worker.adapters.kafka_fencing import Stamp, check_client, fence, require_fencing
+from worker.adapters.kafka_fencing import MemberFencedError, Stamp, check_client, fence, require_fencing
 from worker.adapters.kafka_lanes import DENIED, REFUSED_DATA, Delivered, Failed, Lanes, Row, refusal_of
 from worker.adapters.kafka_options import broker_error
 from worker.adapters.kafka_sink import MAX_BATCH_BYTES, RETRY_BACKOFF_S, new_producer
@@ -288,7 +288,7 @@ class TransactionalSink:
 
     async def _abort(self, error: BaseException) -> None:
         """Forget the transaction: the owner rewinds, and a new producer with a new epoch takes over."""
-        fenced = isinstance(error, kafka.ProducerFenced | kafka.UnknownMemberIdError) or hasattr(error, "code")
+        fenced = isinstance(error, kafka.ProducerFenced | kafka.UnknownMemberIdError | MemberFencedError)
         log.warning("transaction_aborted", error=type(error).__name__, detail=str(error))
         self._open = self._uncut = False
         await self._lanes.clear()
