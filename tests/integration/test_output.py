@@ -259,9 +259,13 @@ def test_input_partitions_beyond_the_output_are_held(kafka: KafkaBroker, outgrow
     """An input partition beyond the output's is held and makes the worker unready, until the output grows."""
     worker = outgrown
     source, output = worker.config["kafka"]["input_topics"][0], worker.config["kafka"]["output_topic"]
-    wait_until(lambda: worker.probe("/readyz") == 503, timeout_s=45, what=lambda: f"ready: {worker.status()['ready']}")
 
-    assert f"{source}/1" in worker.status()["ready"]["cause"]
+    def held() -> bool:
+        return f"{source}/1" in worker.status()["ready"]["cause"]
+
+    wait_until(held, timeout_s=45, what=lambda: f"ready: {worker.status()['ready']}")
+
+    assert worker.probe("/readyz") == 503
     assert worker.probe("/livez") == 200
     assert worker.events("partitions_held")
     before = kafka.client.read(output, count=10)
