@@ -133,7 +133,9 @@ def test_unusual_but_valid_records_are_accepted(standard: Decoder, value: bytes)
     result = standard.decode([value])
     assert result.refusals == {}
     assert result.tensors[0].tolist() == [[2.5, 3]]
-    assert isinstance(standard.explain(value), Accepted)
+    verdict = standard.explain(value)
+    assert isinstance(verdict, Accepted)
+    assert result.rows == [verdict.row]
 
 
 def test_an_empty_span_gives_empty_tensors(standard: Decoder) -> None:

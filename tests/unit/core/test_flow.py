@@ -52,6 +52,12 @@ def test_uncommitted_records_have_no_low_mark() -> None:
     assert [gate.room(1, 0, uncommitted) for uncommitted in (150, 149)] == [0, 1]
 
 
+def test_uncommitted_records_at_their_limit_close_the_gate() -> None:
+    """Closed, the gate stays closed until the records in flight are below their low mark."""
+    gate = FlowGate(LIMITS)
+    assert [gate.room(80, 0, uncommitted) for uncommitted in (149, 150, 149)] == [1, 0, 0]
+
+
 def test_a_limit_of_one_record_still_lets_records_pass() -> None:
     """The smallest limits alternate between one record and none."""
     gate = FlowGate(FlowLimits(1, 1, 1))

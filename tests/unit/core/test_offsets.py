@@ -340,6 +340,8 @@ def test_standings_tell_how_far_each_partition_has_come(tracker: OffsetTracker) 
     assert tracker.standings()[A] == Standing(next_offset=21, received_offset=31, settled_ahead=0)
     tracker.settle(second, 1, 2)
     assert tracker.standings()[A] == (31, 31, 0)
+    _tracked(tracker, [40, 41, 50])
+    assert tracker.standings()[A] == (31, 51, 0)
 
 
 def test_the_oldest_receipt_is_that_of_unsettled_rows(tracker: OffsetTracker) -> None:
