@@ -48,7 +48,16 @@ class Monitor:
         self._reached_at = time.monotonic()
         self._held: tuple[str, ...] = ()
         self._stopped: dict[str, Stop] = {}
-        self._status: dict[str, Any] = {}
+        # The same keys from the start as after the first publication: who reads them need not ask whether they exist.
+        self._status: dict[str, Any] = {
+            "partitions": {},
+            "lag": 0,
+            "in_flight": {"records": 0, "bytes": 0},
+            "uncommitted": 0,
+            "brakes": {},
+            "rebalances": 0,
+            "batches": {"count": 0, "mean_size": 0.0},
+        }
         self._started_at = time.time()
 
     def watch(self, pipeline: Pipeline, driver: Driver, recorder: Recorder, model: Mapping[str, object]) -> None:
