@@ -70,7 +70,7 @@ class Driver:
         self.draining = False
         self._given_up = 0
         self.assigned_once = False
-        self.polled_at = self._loop.time()
+        self.polled_at = self._roomless_at = self._loop.time()
 
     # ---- assignment (called by the source) ---------------------------------------------------------------
 
@@ -78,6 +78,7 @@ class Driver:
         """New assignments begin."""
         epochs = self._pipeline.partitions_assigned(tps, self._loop.time())
         self.assigned_once = True
+        self._roomless_at = self._loop.time()
         self._recorder.assigned(epochs)
         return epochs
 
@@ -155,7 +156,7 @@ class Driver:
         begun = self._loop.time()
         self._moved.clear()
         await self.source.poll(0, 0)
-        self.polled_at = begun
+        self.polled_at = self._roomless_at = begun
         try:
             # Unlike wait_for before Python 3.12, this keeps a cancellation that comes together with the event.
             async with asyncio.timeout(1.0):
@@ -346,6 +347,11 @@ class Driver:
         """Age of the oldest record that is received and not settled; 0 without any."""
         since = self._pipeline.oldest_received_at()
         return 0.0 if since is None else max(0.0, self._loop.time() - since)
+
+    def silent_s(self) -> float:
+        """Seconds without any answer to a fetch although there was room for records; 0 with nothing to read."""
+        silent_s = self.source.silent_s()
+        return 0.0 if silent_s is None else min(silent_s, self._loop.time() - self._roomless_at)
 
     async def close(self) -> None:
         """Stop the timer, the engine, the sink, and the source, which leaves the group."""

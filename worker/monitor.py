@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from worker import __version__
+from worker.adapters.kafka_probe import answers
 from worker.core.brakes import Stop
 from worker.core.lifecycle import Lifecycle, State
 from worker.core.offsets import Standing
@@ -34,6 +35,12 @@ REACH_INTERVAL_S = 2.0
 REACH_LIMIT_S = 7.0
 REPORT_INTERVAL_S = 10.0
 
+CLIENT_LIMIT_S = 120.0
+"""Longer than any time-out of the client: by then it has connected anew, or never will."""
+
+PROBE_INTERVAL_S = 15.0
+PROBE_TIMEOUT_S = 10.0
+
 
 class Monitor:
     """The worker's own watch; its answers are plain reads, safe from the probes' threads."""
@@ -46,6 +53,8 @@ class Monitor:
         self._model: dict[str, object] = {}
         self._beat_at = time.monotonic()
         self._reached_at = time.monotonic()
+        self._probed_at = -PROBE_INTERVAL_S
+        self._stuck = ""
         self._held: tuple[str, ...] = ()
         self._stopped: dict[str, Stop] = {}
         # The same keys from the start as after the first publication: who reads them need not ask whether they exist.
@@ -69,7 +78,7 @@ class Monitor:
     # ---- answers (any thread) ----------------------------------------------------------------------------
 
     def live(self) -> tuple[bool, str]:
-        """Whether the loop turns, the engine returns and the poll loop polls."""
+        """Whether the loop turns, the engine returns, the poll loop polls and the Kafka client is not stuck."""
         beat_age = time.monotonic() - self._beat_at
         if beat_age > LOOP_LIMIT_S:
             return False, f"the event loop has not turned for {beat_age:.0f} s"
@@ -81,7 +90,7 @@ class Monitor:
             poll_age = self._poll_age(driver)
             if poll_age > POLL_LIMIT_S and self.reachable and driver.assigned_once and not driver.draining:
                 return False, f"the poll loop has not polled for {poll_age:.0f} s although the broker answers"
-        return True, ""
+        return not self._stuck, self._stuck
 
     def ready(self) -> tuple[bool, str]:
         """Whether the worker takes part in the group with a ready model and a broker that answers."""
@@ -166,6 +175,26 @@ class Monitor:
             if self.reachable != was_reachable:
                 was_reachable = self.reachable
                 log.log(20 if was_reachable else 40, "broker_answers" if was_reachable else "broker_silent")
+            await self._look_for_stuck_client(*self._parts[:2])
+
+    async def _look_for_stuck_client(self, pipeline: Pipeline, driver: Driver) -> None:
+        """A client that hears nothing for minutes is stuck if a new one gets answers for the same partitions."""
+        now = time.monotonic()
+        silences = {"reading": driver.silent_s(), "writing": now - self._reached_at}
+        where, silent_s = max(silences.items(), key=lambda item: item[1])
+        if silent_s < CLIENT_LIMIT_S:
+            if self._stuck:
+                log.info("client_answers")
+            self._stuck = ""
+        elif now - self._probed_at >= PROBE_INTERVAL_S:
+            self._probed_at = now
+            if await answers(self._settings.kafka, pipeline.partitions(), PROBE_TIMEOUT_S):
+                self._stuck = (
+                    f"the Kafka client for {where} has heard nothing for {silent_s:.0f} s, and a new one gets answers"
+                )
+                log.error("client_stuck", client=where, silent_s=round(silent_s))
+            else:
+                self._stuck = ""
 
     def _hold(self, output_partitions: set[int] | None) -> None:
         """Under ``source`` partitioning: hold input partitions that have no output partition, and say so."""

@@ -135,6 +135,50 @@ async def test_a_silent_broker_costs_readiness_and_never_liveness(watched: Watch
     assert watched.monitor.live() == (True, "")
 
 
+@pytest.mark.parametrize(("silent", "cause"), [("reading", "reading"), ("writing", "writing")])
+async def test_a_client_that_is_stuck_costs_liveness(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, silent: str, cause: str
+) -> None:
+    """Only when a new client gets the answers that ours does not; it is asked again now and then."""
+    answer, asked = False, 0
+
+    async def answers(*_: object) -> bool:
+        nonlocal asked
+        asked += 1
+        return answer
+
+    async def looked_after(seconds: float) -> tuple[bool, str]:
+        watched.later(seconds, reached=silent != "writing")
+        await watched.monitor._look_for_stuck_client(watched.rig.pipeline, watched.rig.driver)
+        return watched.monitor.live()
+
+    monkeypatch.setattr(monitor_module, "answers", answers)
+    began = watched.clock.now
+    if silent == "reading":
+        monkeypatch.setattr(watched.rig.driver, "silent_s", lambda: watched.clock.now - began)
+    assert (await looked_after(119.0), asked) == ((True, ""), 0)
+    assert (await looked_after(2.0), asked) == ((True, ""), 1)
+    answer = True
+    assert (await looked_after(5.0), asked) == ((True, ""), 1)
+    with structlog.testing.capture_logs() as logs:
+        text = f"the Kafka client for {cause} has heard nothing for 136 s, and a new one gets answers"
+        assert (await looked_after(10.0), asked) == ((False, text), 2)
+    assert [line["event"] for line in logs] == ["client_stuck"]
+    watched.monitor._reached_at = watched.clock.now
+    monkeypatch.setattr(watched.rig.driver, "silent_s", lambda: 0.0)
+    assert await looked_after(1.0) == (True, "")
+
+
+async def test_a_source_without_room_is_not_called_silent(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While nothing is polled for want of room, nothing is fetched either."""
+    driver = watched.rig.driver
+    monkeypatch.setattr(watched.rig.source, "silent_s", lambda: 1e6)
+    driver._roomless_at = driver._loop.time() - 5.0
+    assert 5.0 <= driver.silent_s() < 1000.0
+    monkeypatch.setattr(watched.rig.source, "silent_s", lambda: None)
+    assert driver.silent_s() == 0.0
+
+
 async def test_a_model_call_that_hangs_costs_liveness(rig: StartRig, clock: ManualClock) -> None:
     """At the limit it may still end; beyond, only a restart helps."""
     model = FakeModel()

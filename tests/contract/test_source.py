@@ -163,6 +163,31 @@ async def test_held_partitions_are_assigned_but_not_read(world: World, group: st
         assert _offsets(await _collect(source, 3), 1) == [0, 1, 2]
 
 
+async def test_a_hot_partition_does_not_starve_the_others(world: World, group: str, owner: RecordingOwner) -> None:
+    """However much one partition holds, each poll that fills up is followed by the turn of those that wait."""
+    topic = world.topic(3)
+    world.produce(topic, _numbers(3000), 0)
+    for partition in (1, 2):
+        world.produce(topic, _numbers(10), partition)
+    async with _started(world, topic, group, owner) as source:
+        spans = await _collect(source, 320, max_records=100)
+        assert (_offsets(spans, 1), _offsets(spans, 2)) == (list(range(10)), list(range(10)))
+        spans += await _collect(source, 3020 - sum(map(len, spans)), max_records=100)
+        assert _offsets(spans, 0) == list(range(3000))
+
+
+async def test_a_source_that_reads_is_not_silent(world: World, group: str, owner: RecordingOwner) -> None:
+    """Answers to fetches count, with records or without; before an assignment there is nothing to judge."""
+    topic = world.topic()
+    world.produce(topic, _numbers(1))
+    async with _started(world, topic, group, owner) as source:
+        await _collect(source, 1)
+        await source.poll(10, 0.3)
+        silent_s = source.silent_s()
+        assert silent_s is not None
+        assert silent_s < TIMEOUT_S
+
+
 @pytest.mark.parametrize(("reached", "lag"), [(-1, 0), (1, 4), (5, 0)])
 async def test_lag_counts_from_what_may_be_committed(
     world: World, group: str, owner: RecordingOwner, reached: int, lag: int

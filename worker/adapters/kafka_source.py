@@ -7,6 +7,7 @@ positions, and after any error seeks back to them.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -81,6 +82,8 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
         self._positions: dict[TopicPartition, int] = {}
         self._unresolved: set[TopicPartition] = set()
         self._careful: set[TopicPartition] = set()
+        self._served: set[ClientPartition] = set()
+        """Partitions that have had their turn while others still have records."""
         self._consumer: AIOKafkaConsumer | None = None
         self.partition_limit: int | None = None
         """Partitions from this number on are held: assigned, but not read."""
@@ -181,9 +184,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
         if polled:
             return polled
         try:
-            fetched = await self._client.getmany(
-                *(tps or [NOT_OURS]), timeout_ms=int(timeout_s * 1000), max_records=max_records
-            )
+            fetched = await self._fetched(tps or [NOT_OURS], max_records, timeout_s)
         except kafka.CorruptRecordException:
             self._careful |= set(self._positions)
             self._seek_back()
@@ -196,6 +197,23 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
             for tp, records in fetched.items()
             if TopicPartition(*tp) in self._positions
         ]
+
+    async def _fetched(
+        self, tps: list[ClientPartition], max_records: int, timeout_s: float
+    ) -> Mapping[ClientPartition, list[ConsumerRecord]]:
+        """What ``getmany`` returns, by turns: it would empty one partition before it looks at the next."""
+        fetched: Mapping[ClientPartition, list[ConsumerRecord]] = {}
+        waiting = [tp for tp in tps if tp not in self._served] if self._served else []
+        if waiting:
+            fetched = await self._client.getmany(*waiting, timeout_ms=0, max_records=max_records)
+        if not fetched:
+            self._served.clear()
+            fetched = await self._client.getmany(*tps, timeout_ms=int(timeout_s * 1000), max_records=max_records)
+        if sum(map(len, fetched.values())) < max_records:
+            self._served.clear()
+        else:
+            self._served.update(fetched)
+        return fetched
 
     async def poll_one(self, tp: TopicPartition) -> list[Polled]:
         """The next record of one partition, if it has been fetched already."""
@@ -349,6 +367,16 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
         except kafka.KafkaError as error:
             raise broker_error(error, "committing offsets") from error
         return True
+
+    def silent_s(self) -> float | None:
+        """Seconds since any partition that is read had an answer to a fetch, with or without records.
+
+        None while nothing is read, or before the first answer.
+        """
+        tps = self._positions.keys() - self.held().union(self.stopped)
+        heard = [self._client.last_poll_timestamp(ClientPartition(*tp)) for tp in tps if tp in self._epochs]
+        newest_ms = max((at for at in heard if at is not None), default=None)
+        return None if newest_ms is None else max(0.0, time.time() - newest_ms / 1000)
 
     @property
     def resolving(self) -> bool:

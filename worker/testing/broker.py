@@ -151,6 +151,7 @@ class FakeSource:
         self._committed = broker.committed.setdefault(group_id, {})
         self._epochs: dict[TopicPartition, int] = {}
         self._positions: dict[TopicPartition, int] = {}
+        self._turns: list[TopicPartition] = []
         self.partition_limit: int | None = None
         self.stopped: Collection[TopicPartition] = ()
         self.resolving = False
@@ -181,6 +182,11 @@ class FakeSource:
             if tp not in self._committed:
                 self._owner.offset_reset(tp, 0, "none_committed")
             self._positions[tp] = self._committed.get(tp, 0)
+        self._turns = list(self._positions)
+
+    def silent_s(self) -> float | None:
+        """The broker in memory answers at once."""
+        return 0.0 if self._positions else None
 
     async def poll(self, max_records: int, timeout_s: float) -> list[Polled]:
         """At most ``max_records`` records, waiting up to ``timeout_s`` for the first; 0 only shows liveness."""
@@ -196,7 +202,7 @@ class FakeSource:
 
     def _fetch(self, max_records: int) -> list[Polled]:
         polled: list[Polled] = []
-        for tp in self._positions.keys() - self.held():
+        for tp in [tp for tp in self._turns if tp in self._positions.keys() - self.held()]:
             records = self._broker.read(tp, self._positions[tp])[: max(0, max_records)]
             bad = next((at for at, record in enumerate(records) if self._broker.is_corrupt(tp, record.offset)), None)
             if bad == 0:
@@ -210,6 +216,9 @@ class FakeSource:
             if records:
                 self._positions[tp] = records[-1].offset + 1
                 max_records -= len(records)
+                # Whoever was served goes to the end of the queue.
+                self._turns.remove(tp)
+                self._turns.append(tp)
         return polled
 
     def _span(self, tp: TopicPartition, records: list[StoredRecord]) -> Span:
