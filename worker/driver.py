@@ -319,10 +319,13 @@ class Driver:
         self._pump()
 
     def transaction_aborted(self, fenced: bool) -> None:
-        """Nothing since the last commit counts: drop what is in flight and read again from there."""
+        """Nothing since the last commit counts: drop what is in flight and read again from there.
+
+        What a draining worker drops is read by others: because it gives up, or, fenced, because they own it already.
+        """
         self._recorder.transaction("fenced" if fenced else "aborted", 0.0)
         tps = self._pipeline.partitions()
-        if self.draining:
+        if self.draining and not fenced:
             self._given_up += self._pipeline.uncommitted_records
         self._pipeline.partitions_revoked(tps)
         if not self.draining and tps:
@@ -334,7 +337,7 @@ class Driver:
         self._pipeline.output_refused(tp, offset, refusal)
 
     async def drain(self, timeout_s: float) -> int:
-        """Finish what is in flight and commit it; returns how many records stay uncommitted."""
+        """Finish what is in flight and commit it; returns how many of our records stay uncommitted."""
         self.draining = True
         deadline = self._loop.time() + timeout_s
         self._pipeline.drain_requested(self._loop.time())

@@ -203,3 +203,16 @@ async def test_partitions_beyond_the_output_are_held(rig: StartRig) -> None:
     one.driver.output_grew(3)
     await one.until(lambda: one.committed(2) == 1)
     one.ledger().check()
+
+
+@pytest.mark.parametrize(("fenced", "given_up"), [(False, 3), (True, 0)])
+async def test_an_abort_in_a_drain_counts_what_is_still_ours(rig: StartRig, *, fenced: bool, given_up: int) -> None:
+    """What was dropped for a fault of the brokers stays uncommitted; what others own already is theirs."""
+    one = await rig()
+    one.broker.withhold_acks(TopicPartition("out", 0))
+    one.feed([b"1", b"2", b"3"])
+    await one.until(lambda: one.pipeline.in_flight() == 3)
+    drain = asyncio.create_task(one.driver.drain(6.0))
+    await one.until(lambda: one.driver.draining)
+    one.driver.transaction_aborted(fenced)
+    assert await drain == given_up
