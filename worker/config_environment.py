@@ -51,7 +51,7 @@ def _read_value(entry: FieldEntry, text: str) -> object:
         return text
     try:
         value = parse_value(text)
-    except (yaml.YAMLError, ValueError):
+    except (yaml.YAMLError, ValueError, RecursionError):
         return text
     if entry.textual and not isinstance(value, str):
         return None if value is None and entry.nullable else text

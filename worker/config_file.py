@@ -24,6 +24,9 @@ from worker.settings_rules import RULES
 
 _Path = tuple[str, str]
 
+# More than any password; a device or a pipe without an end must not fill the memory.
+_MAX_SECRET_BYTES = 64 << 10
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
@@ -143,16 +146,14 @@ class _Loading:
         if not isinstance(located.value, str) or not located.value:
             self._report(located, name, "wrong_type", f"{name} must be a path", f"write {located.name}: path/of/file")
             return None
-        try:
-            text = Path(self.folder, located.value).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            message = f"{name} names {located.value}, which cannot be read: {reason}"
+        text, reason = _small_text(Path(self.folder, located.value))
+        if reason:
+            message = f"{name} names {located.value!r}, which cannot be read: {reason}"
             self._report(located, name, "file_unreadable", message, "name a readable file")
             return None
         text = text[:-1].removesuffix("\r") if text.endswith("\n") else text
         if not text:
-            message = f"{name} names {located.value}, which is empty"
+            message = f"{name} names {located.value!r}, which is empty"
             self._report(located, name, "file_unreadable", message, "write the secret into the file")
             return None
         return text
@@ -221,8 +222,8 @@ class _Loading:
             target = getattr(getattr(settings, entry.section), entry.attribute)
             if path not in self.values or path in self.faulty or path == ("model", "path"):
                 continue
-            if isinstance(target, Path) and not target.is_file():
-                state = "is a folder" if target.is_dir() else "does not exist"
+            state = _flaw_of_file(target) if isinstance(target, Path) else ""
+            if state:
                 message = f"{entry.dotted} names {target}, which {state}"
                 remedy = f"name an existing file; relative paths start at {self.folder}"
                 self._report(self.values[path], self._name(path), "file_not_found", message, remedy)
@@ -243,6 +244,31 @@ class _Loading:
         if len(loc) > 1 and isinstance(loc[1], int) and loc[1] < len(located.item_lines):
             line = located.item_lines[loc[1]]
         self.problems.append(Problem(message, remedy, located.file, line, key, code))
+
+
+def _small_text(path: Path) -> tuple[str, str]:
+    """The text of a file, and why there is none; never reads on without an end."""
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(_MAX_SECRET_BYTES + 1)
+        text = content.decode()
+    except OSError as error:
+        return "", error.strerror or str(error)
+    except UnicodeDecodeError:
+        return "", "it is not UTF-8 text"
+    except ValueError:
+        return "", "this is no path"
+    return (text, "") if len(content) <= _MAX_SECRET_BYTES else ("", "it is larger than 64 KiB")
+
+
+def _flaw_of_file(path: Path) -> str:
+    """What keeps ``path`` from being read as a file, as far as its entry in the folder tells; empty for nothing."""
+    try:
+        if path.is_file():
+            return ""
+        return "is a folder" if path.is_dir() else "does not exist"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
 
 
 def _position(problem: Problem) -> tuple[bool, int]:

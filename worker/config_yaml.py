@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from worker.errors import Problem
+from worker.yaml_source import UnicodeLoader
 
 UNREADABLE = object()
 """The value of a key that was reported already."""
@@ -50,10 +51,12 @@ class Document:
         self.problems.append(Problem(message, remedy, self.file, line, key, code))
 
 
-class _CoreLoader(yaml.SafeLoader):
-    """The safe loader with the scalar rules of YAML 1.2's core schema."""
+class _CoreLoader(UnicodeLoader):
+    """With the scalar rules of YAML 1.2's core schema."""
 
 
+_CORE = "tag:yaml.org,2002:"
+_FORMS: dict[str, list[re.Pattern[str]]] = {}
 _CoreLoader.yaml_implicit_resolvers = {}
 for _tag, _pattern, _first in (
     ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
@@ -62,7 +65,8 @@ for _tag, _pattern, _first in (
     ("float", r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?$", list("-+.0123456789")),
     ("float", r"^(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$", list("-+.")),
 ):
-    _CoreLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
+    _FORMS.setdefault(_tag, []).append(re.compile(_pattern))
+    _CoreLoader.add_implicit_resolver(_CORE + _tag, _FORMS[_tag][-1], _first)
 
 
 def parse_value(text: str) -> object:
@@ -137,8 +141,12 @@ def _report_syntax(error: yaml.YAMLError, document: Document, text: str) -> None
 
 
 def _read_sections(root: yaml.MappingNode, document: Document) -> None:
+    if root.tag != f"{_CORE}map":
+        _report_tag(document, document.line, "")
     for section, line, node in _pairs(root, "", document):
         document.section_lines[section] = line
+        if isinstance(node, yaml.MappingNode) and node.tag != f"{_CORE}map":
+            _report_tag(document, line, section)
         if isinstance(node, yaml.MappingNode):
             for key, key_line, value in _pairs(node, f"{section}.", document):
                 document.values[section, key] = _locate(value, document, key_line, key, f"{section}.{key}")
@@ -175,31 +183,37 @@ def _locate(node: yaml.Node, document: Document, line: int, name: str, dotted: s
     try:
         value = _convert(node)
     except ValueError:
-        message = "the value has a tag (!) that means nothing here or does not fit it"
-        document.report("unknown_tag", message, "write the value without a tag", line, dotted)
+        _report_tag(document, line, dotted)
         value = UNREADABLE
     return Located(value, document.file, line, name, raw, item_lines)
 
 
+def _report_tag(document: Document, line: int, dotted: str) -> None:
+    message = "the value has a tag (!) that means nothing here or does not fit it"
+    document.report("unknown_tag", message, "write the value without a tag", line, dotted)
+
+
 def _convert(node: yaml.Node) -> object:
-    """Return a scalar or a list of scalars; deeper nesting becomes ``{}``, which no key accepts."""
+    """Return a scalar or a list of scalars; deeper nesting becomes ``{}``, which no key accepts. Raises ValueError."""
     if isinstance(node, yaml.ScalarNode):
         return _convert_scalar(node)
+    if node.tag not in {f"{_CORE}map", f"{_CORE}seq"}:
+        raise ValueError(f"tag {node.tag}")
     if isinstance(node, yaml.SequenceNode):
         return [_convert_scalar(item) if isinstance(item, yaml.ScalarNode) else {} for item in node.value]
     return {}
 
 
 def _convert_scalar(node: yaml.ScalarNode) -> Any:
-    kind = node.tag.removeprefix("tag:yaml.org,2002:")
+    kind, text = node.tag.removeprefix(_CORE), str(node.value)
     if kind == "str":
-        return node.value
+        return text
+    if not any(form.match(text) for form in _FORMS.get(kind, ())):
+        raise ValueError(f"tag {node.tag}")
     if kind == "null":
         return None
     if kind == "bool":
-        return str(node.value).lower() == "true"
+        return text.lower() == "true"
     if kind == "int":
-        return int(node.value)
-    if kind == "float":
-        return float(re.sub(r"^([-+]?)\.(inf|nan)$", r"\1\2", str(node.value).lower()))
-    raise ValueError(f"tag {node.tag}")
+        return int(text)
+    return float(re.sub(r"^([-+]?)\.(inf|nan)$", r"\1\2", text.lower()))

@@ -23,6 +23,8 @@ KeyPath = tuple[str | int, ...]
 _MAX_BYTES: Final = 1 << 20
 # Aliases repeat a subtree for free, so the file's size alone does not bound the tree.
 _MAX_VALUES: Final = 100_000
+_MAX_DIGITS: Final = 1000
+_TOO_LARGE: Final = 1 << 64
 
 
 class YamlSource(NamedTuple):
@@ -59,7 +61,7 @@ def parse(raw: bytes | str, path: Path) -> YamlSource:
         node = loader.get_single_node()
         if node is None:
             return YamlSource(None, {(): 1})
-        walk = _Walk(loader, path)
+        walk = _Walk(path)
         data = walk.value(node, ())
     except yaml.YAMLError as error:
         raise YamlSourceError(_syntax_problem(path, error)) from error
@@ -87,10 +89,28 @@ def dotted(path: KeyPath) -> str:
     return text.removeprefix(".")
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader with the scalars of YAML 1.2's core schema."""
+class UnicodeLoader(yaml.SafeLoader):
+    """SafeLoader that reads Unicode texts only: every escape names a character, none of them half a surrogate pair."""
+
+    def scan_flow_scalar_non_spaces(self, double: bool, start_mark: yaml.Mark) -> list[str]:
+        """The characters of a quoted text; raises ScannerError."""
+        try:
+            chunks: list[str] = super().scan_flow_scalar_non_spaces(double, start_mark)
+            "".join(chunks).encode()
+        except (ValueError, OverflowError):
+            problem = "an escape names no Unicode character"
+            raise yaml.scanner.ScannerError(problem=problem, problem_mark=self.get_mark()) from None
+        return chunks
 
 
+class _Loader(UnicodeLoader):
+    """With the scalars of YAML 1.2's core schema."""
+
+
+_CORE: Final = "tag:yaml.org,2002:"
+_NO_TAG: Final = "a tag (!) means nothing here or does not fit its value"
+_COLLECTIONS: Final = frozenset({f"{_CORE}map", f"{_CORE}seq"})
+_FORMS: Final[dict[str, re.Pattern[str]]] = {}
 _Loader.yaml_implicit_resolvers = {}
 for _tag, _pattern, _first in (
     ("null", r"(?:~|null|Null|NULL|)", ["~", "n", "N", ""]),
@@ -102,15 +122,30 @@ for _tag, _pattern, _first in (
         list("-+.0123456789"),
     ),
 ):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^{_pattern}$"), _first)
+    _FORMS[_tag] = re.compile(rf"^{_pattern}$")
+    _Loader.add_implicit_resolver(_CORE + _tag, _FORMS[_tag], _first)
 
 
-def _int(_loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
-    text = str(node.value)
-    return int(text, 0) if text[:2] in {"0o", "0x"} else int(text)
+def _scalar(node: yaml.ScalarNode) -> object:
+    """The value of a scalar. Raises ``ValueError`` for a number out of range and a tag that does not fit the text."""
+    kind, text = node.tag.removeprefix(_CORE), str(node.value)
+    if kind == "str":
+        return text
+    if kind not in _FORMS or not _FORMS[kind].fullmatch(text):
+        raise ValueError(_NO_TAG)
+    if kind == "int":
+        return _int(text)
+    if kind == "float":
+        return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+    return text.lower() == "true" if kind == "bool" else None
 
 
-_Loader.add_constructor("tag:yaml.org,2002:int", _int)
+def _int(text: str) -> int:
+    # Python converts only so many decimal digits, and such a number would break whatever prints or compares it.
+    number = int(text, 0) if text[:2] in {"0o", "0x"} else int(text) if len(text) <= _MAX_DIGITS else _TOO_LARGE
+    if abs(number) >= _TOO_LARGE:
+        raise ValueError("a whole number does not fit into 64 bits")
+    return number
 
 
 def _loader(raw: bytes | str, path: Path) -> _Loader:
@@ -123,24 +158,26 @@ def _loader(raw: bytes | str, path: Path) -> _Loader:
 class _Walk:
     """Turns nodes into values, noting lines and problems on the way."""
 
-    def __init__(self, loader: _Loader, path: Path) -> None:
+    def __init__(self, path: Path) -> None:
         self.lines: dict[KeyPath, int] = {}
         self.problems: list[Problem] = []
-        self._loader = loader
         self._path = path
 
     def value(self, node: yaml.Node, at: KeyPath) -> object:
         self.lines.setdefault(at, node.start_mark.line + 1)
-        if len(self.lines) > _MAX_VALUES:
+        # Problems count too: an alias repeats those of its mapping as it repeats the values.
+        if len(self.lines) + len(self.problems) > _MAX_VALUES:
             raise yaml.composer.ComposerError(problem="too many values", problem_mark=node.start_mark)
+        if isinstance(node, yaml.ScalarNode):
+            try:
+                return _scalar(node)
+            except ValueError as error:
+                raise yaml.constructor.ConstructorError(problem=str(error), problem_mark=node.start_mark) from error
+        if node.tag not in _COLLECTIONS:
+            raise yaml.constructor.ConstructorError(problem=_NO_TAG, problem_mark=node.start_mark)
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, at)
-        if isinstance(node, yaml.SequenceNode):
-            return [self.value(item, (*at, index)) for index, item in enumerate(node.value)]
-        try:
-            return self._loader.construct_object(node)
-        except ValueError as error:
-            raise yaml.constructor.ConstructorError(problem=str(error), problem_mark=node.start_mark) from error
+        return [self.value(item, (*at, index)) for index, item in enumerate(node.value)]
 
     def _mapping(self, node: yaml.MappingNode, at: KeyPath) -> dict[str, object]:
         result: dict[str, object] = {}

@@ -121,6 +121,18 @@ CASES = {
         "write processes: 1, and start more workers with the same kafka.group_id",
     ),
     "tag": Case("path: bundle", "path: !env bundle", 9, "model.path", "unknown_tag", "write the value without a tag"),
+    "tag that does not fit": Case(
+        "model:", "brakes:\n  max_share: !!null 0.5\nmodel:", 9, "brakes.max_share", "unknown_tag",
+        "write the value without a tag",
+    ),
+    "tag of a list": Case(
+        "[transactions]", "!own [transactions]", 3, "kafka.input_topics", "unknown_tag",
+        "write the value without a tag",
+    ),
+    "tag of a section": Case(
+        "event:", "event: !own", 5, "event", "unknown_tag", "write the value without a tag"
+    ),
+    "tag of the file": Case("kafka:", "--- !own\nkafka:", 1, "", "unknown_tag", "write the value without a tag"),
     "buckets descend": Case(
         "model:", "batching:\n  buckets: [8, 1, 512]\nmodel:", 9, "batching.buckets", "refused",
         "write buckets: [1, 8, 512]",
@@ -184,6 +196,9 @@ def test_all_problems_come_at_once_in_the_order_of_their_lines(tmp_path: Path) -
         ("kafka:\n  group_id: *hidden\n", 2, "yaml_syntax"),
         ("kafka: {}\n---\nevent: {}\n", 2, "yaml_syntax"),
         ("kafka:\n  group_id: \x07\n", 2, "yaml_syntax"),
+        ('kafka:\n  group_id: "\\UFFFFFFFF"\n', 2, "yaml_syntax"),
+        ('kafka:\n  group_id: "\\U00110000"\n', 2, "yaml_syntax"),
+        ('kafka:\n  group_id: "\\uD800"\n', 2, "yaml_syntax"),
         ("a: " + "[" * 1200, 0, "yaml_syntax"),
     ],
 )
@@ -220,6 +235,27 @@ def test_a_file_key_needs_a_file(tmp_path: Path, name: str) -> None:
     (problem,) = problems_of(tmp_path, SOUND.replace("event.json", name))
     assert (problem.line, problem.key, problem.code) == (6, "event.schema", "file_not_found")
     assert str(tmp_path) in problem.remedy
+
+
+def test_a_path_that_the_machine_cannot_look_up_is_a_problem(tmp_path: Path) -> None:
+    """A file name that is too long for any file system is reported where it stands."""
+    (problem,) = problems_of(tmp_path, SOUND.replace("event.json", "x" * 5000))
+    assert (problem.line, problem.key, problem.code) == (6, "event.schema", "file_not_found")
+    assert "cannot be read" in problem.message
+
+
+@pytest.mark.parametrize("target", ['"a\\0b"', "/dev/zero"])
+def test_a_secret_comes_from_a_file_of_sane_size(tmp_path: Path, target: str) -> None:
+    """A path that is none, and a device without an end, are problems; nothing is read forever."""
+    text = SOUND.replace("  group_id", f"  sasl_password_file: {target}\n  group_id")
+    problem = problems_of(tmp_path, text)[0]
+    assert (problem.line, problem.key, problem.code) == (2, "kafka.sasl_password_file", "file_unreadable")
+
+
+def test_a_variable_nested_beyond_reason_is_a_problem(tmp_path: Path) -> None:
+    """A variable that no parser can follow is text like any other, and refused as such."""
+    (problem,) = problems_of(tmp_path, SOUND, {"HEADRACE__BATCHING__BUCKETS": "[" * 5000})
+    assert (problem.key, problem.code) == ("HEADRACE__BATCHING__BUCKETS", "wrong_type")
 
 
 def test_a_key_that_is_no_text_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,9 @@ def _problems(text: str | bytes) -> list[tuple[int, str]]:
         ("010", 10),
         ("0x1f", 31),
         ("0o17", 15),
+        ("18446744073709551615", 2**64 - 1),
+        ("!!str 1", "1"),
+        ("-.INF", -math.inf),
         ("true", True),
         ("no", "no"),
         ("on", "on"),
@@ -84,6 +88,18 @@ def test_repeated_and_complex_keys() -> None:
         ("a: 1\n---\nb: 2", 2),
         ("a: *b", 1),
         ("a: !!int x", 1),
+        ("a: 1\nb: !!bool x", 2),
+        ("a: !!float ''", 1),
+        ("a: !!timestamp x", 1),
+        ("a: !!null x", 1),
+        ("a: !own [x]", 1),
+        ("a:\n  b: !!set {c, d}", 2),
+        ('a: "\\UFFFFFFFF"', 1),
+        ('a: "\\U00110000"', 1),
+        ('"\\uD800": 1', 1),
+        ("a: 18446744073709551616", 1),
+        ("a: 0x" + "f" * 5000, 1),
+        ("a: " + "9" * 5000, 1),
         (b"a: \xff", 0),
     ],
 )
@@ -107,6 +123,13 @@ def test_aliases_cannot_explode() -> None:
     levels = [f"k{level}: &k{level} [{', '.join([f'*k{level - 1}'] * 10)}]" for level in range(1, 9)]
     ((_, message),) = _problems("\n".join(["k0: &k0 [x]", *levels]))
     assert message == "not valid YAML: too many values"
+
+
+def test_aliases_cannot_multiply_problems() -> None:
+    """What is wrong behind an anchor is not reported again and again until the memory ends."""
+    twice = ", ".join(["x: 1"] * 1000)
+    text = f"a: &a {{{twice}}}\nb: &b [{', '.join(['*a'] * 1000)}]\nc: [{', '.join(['*b'] * 1000)}]\n"
+    assert _problems(text) == [(1, "not valid YAML: too many values")]
 
 
 def test_large_file(tmp_path: Path) -> None:
