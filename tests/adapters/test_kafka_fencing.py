@@ -293,6 +293,30 @@ async def test_a_broker_that_can_fence_is_taken() -> None:
     assert client.get_random_node() == 1
 
 
+class _Nobody(_Client):
+    """Metadata names no broker, or the one it names has gone."""
+
+    def __init__(self, node: int | None, *, answers: bool) -> None:
+        super().__init__({})
+        self._conns.clear()
+        self.node, self.answers = node, answers
+
+    def get_random_node(self) -> int | None:  # type: ignore[override]
+        return self.node
+
+    async def ready(self, node: int) -> bool:
+        assert node == self.node
+        return self.answers
+
+
+@pytest.mark.parametrize(("node", "answers"), [(None, False), (1, False), (1, True)])
+async def test_a_cluster_of_which_nobody_answers_is_asked_again(node: int | None, *, answers: bool) -> None:
+    """The error is one that the start retries, not a verdict on the broker's age."""
+    with pytest.raises(kafka.KafkaConnectionError) as caught:
+        await require_fencing(SimpleNamespace(client=_Nobody(node, answers=answers)))
+    assert caught.value.retriable
+
+
 @pytest.mark.parametrize(
     ("versions", "name"),
     [({28: (0, 2), 9: (0, 7)}, "TxnOffsetCommit"), ({28: (0, 3), 9: (0, 6)}, "OffsetFetch"), ({}, "TxnOffsetCommit")],

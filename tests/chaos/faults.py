@@ -239,6 +239,23 @@ def scale_out_and_in(field: Field) -> Strike:
     return Strike(", ".join([*names, *added]), work, graceful=True)
 
 
+def scale_one_four_one(field: Field) -> Strike:
+    """Down to one worker, up to four, and down to one again, by SIGTERM; then the fleet as it was."""
+    names = sorted(field.fleet.running)
+    work = field.fleet.open_work(names[0])
+    for name in names[1:]:
+        _drain(field, name)
+    added = [field.fleet.start(ready=False) for _ in range(3)]
+    for name in added:
+        field.fleet.running[name].wait_ready()
+    field.fleet.await_members(4)
+    for name in [names[0], *added[:2]]:
+        _drain(field, name)
+    field.fleet.await_members(1)
+    field.fleet.restore(len(names))
+    return Strike(", ".join([*names, *added]), work, graceful=True)
+
+
 # ---- network -------------------------------------------------------------------------------------------------
 
 

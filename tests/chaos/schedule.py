@@ -29,6 +29,7 @@ MODEL: Mapping[str, Fault] = {"model hangs through a rebalance": faults.model_ha
 RESTARTS: Mapping[str, Fault] = {
     "rolling restart by SIGTERM": faults.rolling_restart,
     "scale out and in": faults.scale_out_and_in,
+    "scale 1 to 4 to 1": faults.scale_one_four_one,
 }
 BROKERS: Mapping[str, Fault] = {
     "broker kill -9, any": faults.kill_any_broker,

@@ -274,11 +274,18 @@ async def stable_offsets(
 
 
 async def require_fencing(producer: AIOKafkaProducer) -> None:
-    """Raise BrokerError unless the broker takes fenced commits (Kafka 2.5 or newer)."""
+    """Raise BrokerError unless the broker takes fenced commits (Kafka 2.5 or newer).
+
+    Raises KafkaConnectionError while no broker can be asked.
+    """
     client = producer.client
     node = client.get_random_node()
-    await client.ready(node)
-    versions: Mapping[int, tuple[int, int]] = next(iter(client._conns.values()))._versions
+    if node is None or not await client.ready(node):
+        raise kafka.KafkaConnectionError("the cluster names no broker that answers")
+    connection = next(iter(client._conns.values()), None)
+    if connection is None:
+        raise kafka.KafkaConnectionError("the connection to the broker has just ended")
+    versions: Mapping[int, tuple[int, int]] = connection._versions
     for key, version, name in ((28, 3, "TxnOffsetCommit"), (9, 7, "OffsetFetch")):
         lowest, highest = versions.get(key, (0, 0))
         if not lowest <= version <= highest:

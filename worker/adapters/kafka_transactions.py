@@ -104,8 +104,13 @@ class TransactionalSink:
         """Connect and claim the transactional id; raises BrokerError where the broker cannot fence."""
         check_client()
         self._max_batch_bytes = max_batch_bytes
-        self._producer = await self._new_producer()
-        await require_fencing(self._producer)
+        producer = await self._new_producer()
+        try:
+            await require_fencing(producer)
+        except BaseException:
+            await asyncio.shield(self._close(producer))
+            raise
+        self._producer = producer
         self._task = asyncio.create_task(self._run(), name="transactions")
 
     async def _new_producer(self) -> AIOKafkaProducer:
