@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 
 from worker.adapters.bundle_manifest import FileEntry, Manifest, ManifestReader, ManifestSource, OutputSource
-from worker.adapters.onnx_file import read_onnx_file
+from worker.adapters.onnx_file import MAX_MODEL_BYTES, read_onnx_file
 from worker.core.features import OutputSpec
 from worker.errors import BundleError, Problem
 from worker.yaml_source import YamlSourceError, did_you_mean, read
@@ -77,7 +77,7 @@ def load_bundle(path: Path) -> Bundle:
     """
     source, manifest = _read_manifest(path)
     files = _Files(path.resolve(), source)
-    model_path = files.verified(manifest.model)
+    model_path = files.verified(manifest.model, is_model=True)
     external = [files.verified(entry) for entry in manifest.external_data]
     golden_path = files.inside(manifest.golden, ("golden",)) if manifest.golden is not None else None
     golden = _read_golden(golden_path, manifest, files.problems) if golden_path is not None else None
@@ -105,10 +105,18 @@ def _read_manifest(folder: Path) -> tuple[ManifestSource, Manifest]:
         reason = "is a file, not a folder" if folder.exists() else "does not exist"
         raise BundleError(Problem(f"the model bundle {folder} {reason}", remedy, str(folder), code="missing_file"))
     try:
-        data, lines = read(path)
-    except OSError as error:
+        real = path.resolve(strict=True)
+        if not real.is_relative_to(folder.resolve()):
+            message, remedy = f"the bundle's {MANIFEST_NAME} lies outside it, at {real}", "Copy it into the bundle."
+            raise BundleError(Problem(message, remedy, str(path), code="outside_bundle"))
+        if not real.is_file():
+            message, remedy = f"the bundle's {MANIFEST_NAME} is not a regular file", "Put the manifest in its place."
+            raise BundleError(Problem(message, remedy, str(path), code="not_a_file"))
+        data, lines = read(real)
+    except (OSError, RuntimeError) as error:
         remedy = "Write it, or start from `headrace model inspect MODEL.onnx --init DIR`."
-        message = f"the bundle's {MANIFEST_NAME} cannot be read: {error.strerror}"
+        reason = getattr(error, "strerror", None) or "it is a link to itself"
+        message = f"the bundle's {MANIFEST_NAME} cannot be read: {reason}"
         raise BundleError(Problem(message, remedy, str(path), code="missing_file")) from error
     except YamlSourceError as error:
         raise BundleError(*error.problems) from error
@@ -146,12 +154,14 @@ class _Files:
             return path
         return None
 
-    def verified(self, entry: FileEntry) -> Path | None:
+    def verified(self, entry: FileEntry, *, is_model: bool = False) -> Path | None:
         """The real path of a file whose hash is the one stated, or None with a problem noted."""
         path = self.inside(entry.file, entry.at)
         if path is None:
             return None
         try:
+            if is_model and not self._may_be_a_model(path, entry):
+                return None
             actual = file_sha256(path)
         except OSError as error:
             self.add(entry.at, f"'{entry.file}' cannot be read: {error.strerror}", "Correct its permissions.")
@@ -162,6 +172,19 @@ class _Files:
         remedy = "Restore the file that was meant; if this one is meant, state its hash."
         self.add((*entry.at[:-1], "sha256"), message, remedy, "wrong_hash")
         return None
+
+    def _may_be_a_model(self, path: Path, entry: FileEntry) -> bool:
+        """Whether name and size are those of an ONNX file; a problem is noted where they are not."""
+        if path.suffix == ".ort":
+            # ONNX Runtime goes by this ending, and would not read what is checked here.
+            message = f"'{entry.file}' has the ending of ONNX Runtime's own format, which is not checked"
+            self.add(entry.at, message, "Name a model in ONNX format, with the ending .onnx.", "other_format")
+            return False
+        if path.stat().st_size > MAX_MODEL_BYTES:
+            message = f"'{entry.file}' is larger than 2 GiB, which no ONNX file can be"
+            self.add(entry.at, message, "Move the weights to external data.", "oversize")
+            return False
+        return True
 
     def add(self, at: KeyPath, message: str, remedy: str, code: str = "invalid") -> None:
         self.problems.append(self._source.problem(at, message, remedy, code))
@@ -182,9 +205,13 @@ def _check_external_data(model_path: Path, named: list[Path], files: _Files) -> 
         return
     for location in locations:
         # ONNX Runtime takes the location relative to the model's own folder.
-        target = (model_path.parent / location).resolve()
+        try:
+            target = (model_path.parent / location).resolve()
+        except (OSError, RuntimeError, ValueError):
+            # A link to itself, or a name with NUL: certainly none of the files that were found.
+            target = None
         if target not in named:
-            message = f"the model reads weights from '{location}', which the manifest does not name"
+            message = f"the model reads weights from {location!r}, which the manifest does not name"
             remedy = "Add it below `external_data:` with file and sha256, as a file of the bundle."
             files.add(("external_data",), message, remedy, "external_data")
 

@@ -22,6 +22,8 @@ DTYPES: Final = (
 _ENCODINGS: Final = ("csv", "base64", "epoch_s")
 # An epoch second needs 31 bits today; float32 is allowed although it rounds to about two minutes.
 _EPOCH_DTYPES: Final = ("float32", "float64", "int32", "int64", "uint32", "uint64")
+# A record of Kafka holds fewer numbers by far; more would only take the memory of the machine.
+MAX_ROW_VALUES: Final = 1 << 24
 _Entry = TypeVar("_Entry")
 
 _LABEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
@@ -236,6 +238,10 @@ class ManifestReader(_KeyReader):
                 message = f"dimension {index} is {size!r}, not a whole number of at least 1"
                 self._add((*key, index), message, "Only the batch dimension may vary; write the size of the others.")
                 return ()
+        if math.prod(shape[1:]) > MAX_ROW_VALUES:
+            message = f"a row of this shape holds more than {MAX_ROW_VALUES:,} values"
+            self._add(key, message, "Check the sizes: no record can fill such a row.", "oversize")
+            return ()
         return tuple(shape[1:])
 
     def _fields(self, entry: Mapping[str, object], at: KeyPath) -> tuple[str, ...]:

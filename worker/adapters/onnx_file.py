@@ -85,6 +85,10 @@ def _facts(model: Message) -> OnnxFile:
     nodes: Counter[str] = Counter()
     external: set[str] = set()
     _scan_graph(graph, nodes, external)
+    for training in model.messages(20):
+        for number in (1, 2):
+            for part in training.messages(number):
+                _scan_graph(part, nodes, external)
     for function in model.messages(25):
         _scan_nodes(function.messages(7), nodes, external)
         _scan_attributes(function.messages(11), nodes, external)
@@ -137,7 +141,8 @@ def _scan_sparse(sparse: Message, external: set[str]) -> None:
 
 def _scan_tensor(tensor: Message, external: set[str]) -> None:
     if tensor.number(14) == 1 or tensor.has(13):
-        external.update(entry.text(2) for entry in tensor.messages(13) if entry.text(1) == "location")
+        # Exactly as written: a location that merely looks like a file's name is not that file.
+        external.update(entry.exact_text(2) for entry in tensor.messages(13) if entry.text(1) == "location")
 
 
 def _value(value: Message) -> GraphValue:

@@ -37,6 +37,14 @@ class Message:
         """The last string under ``number``, or the empty string."""
         return (self.texts(number) or [""])[-1]
 
+    def exact_text(self, number: int) -> str:
+        """Like ``text``, but raises ``WireError`` for bytes that are not UTF-8."""
+        value = (self._fields.get(number) or [memoryview(b"")])[-1]
+        try:
+            return bytes(_as_bytes(value)).decode()
+        except UnicodeDecodeError:
+            raise WireError("a text is not UTF-8") from None
+
     def number(self, number: int) -> int:
         """The last integer under ``number``, signed, or 0."""
         value = (self._fields.get(number) or [0])[-1]
