@@ -86,6 +86,10 @@ chaos: setup kafka ## the crash kit: an hour of faults on three brokers; writes 
 chaos-short: setup kafka ## its short form, and the bugs that it must find
 	$(PYTEST) -q tests/chaos
 
+.PHONY: soak
+soak: setup kafka ## half an hour at half of capacity with a rebalance every 20 s; writes docs/soak.md
+	$(BIN)/python -m tests.soak --page docs/soak.md
+
 .PHONY: cover
 cover: setup ## every branch of the core, by tests/unit/core and tests/property alone
 	$(PYTEST) -q tests/unit/core tests/property --cov --cov-report=term-missing

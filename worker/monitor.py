@@ -66,6 +66,7 @@ class Monitor:
             "brakes": {},
             "rebalances": 0,
             "batches": {"count": 0, "mean_size": 0.0},
+            "tasks": 0,
         }
         self._started_at = time.time()
 
@@ -249,6 +250,7 @@ class Monitor:
             "brakes": {name: asdict(stop) for name, stop in self._stopped.items()},
             "rebalances": recorder.rebalances,
             "batches": {"count": sizes.count, "mean_size": round(sizes.mean, 1) if sizes.count else 0.0},
+            "tasks": len(asyncio.all_tasks()),
         }
 
     def _publish_partition(self, tp: TopicPartition, standing: Standing, lag: int) -> None:
