@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import re
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final, cast
+from urllib.parse import unquote
 
+from worker.core.documents import MAX_SCHEMA_LEVELS, MAX_SUBSCHEMAS, document_problems, join, limit_problem
 from worker.core.patterns import python_pattern
 from worker.core.specs import (
     ArraySpec,
@@ -60,6 +63,10 @@ _REMEDIES: Final[Mapping[str, str]] = {
 }
 
 
+# No text and no array is longer, so that a larger bound means the same.
+_MAX_COUNT: Final = (1 << 63) - 1
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
@@ -93,6 +100,7 @@ _SHAPES: Final[Mapping[str, tuple[Callable[[object], bool], str]]] = {
     **dict.fromkeys(["pattern", "$ref"], (lambda value: isinstance(value, str), "a string")),
     "type": (_is_type, "one of " + ", ".join(sorted(_BY_KIND)) + ", or a list of them"),
     "required": (_is_names, "a list of property names"),
+    "additionalProperties": (lambda value: isinstance(value, bool | Mapping), "true, false or a schema"),
 }
 
 
@@ -102,6 +110,8 @@ def compile_schema(document: Mapping[str, object]) -> ObjectSpec:
     ``x-`` keywords count as annotations, and so does ``format``. Supported constraints are listed in the table of
     kinds above; ``$ref`` must point into the document and must not lead back to itself.
     """
+    if flaws := document_problems(document):
+        raise SchemaError(tuple(flaws))
     compiler = _Compiler(document)
     root = compiler.node(document, "", ())
     if not isinstance(root, ObjectSpec) and not compiler.broken and not root.problems:
@@ -118,13 +128,24 @@ class _Compiler:
     def __init__(self, document: Mapping[str, object]) -> None:
         self._document = document
         self.broken: list[Problem] = []
+        self._level = self._count = 0
 
     def report(self, pointer: str, keyword: str, message: str, remedy: str) -> None:
         """Note that the document is broken at ``pointer``/``keyword``."""
-        self.broken.append(Problem(message, remedy, key=_join(pointer, keyword), code="invalid_schema"))
+        self.broken.append(Problem(message, remedy, key=join(pointer, keyword), code="invalid_schema"))
 
     def node(self, schema: object, pointer: str, refs: tuple[str, ...]) -> Spec:
         """Spec of one subschema; ``refs`` are the references being followed, to find cycles."""
+        self._count += 1
+        self._level += 1
+        if self._count > MAX_SUBSCHEMAS or self._level > MAX_SCHEMA_LEVELS:
+            message = f"the schema has more than {MAX_SCHEMA_LEVELS} levels or {MAX_SUBSCHEMAS} subschemas"
+            raise SchemaError((limit_problem(pointer, f"{message}, references followed"),))
+        spec = self._node(schema, pointer, refs)
+        self._level -= 1
+        return spec
+
+    def _node(self, schema: object, pointer: str, refs: tuple[str, ...]) -> Spec:
         if schema is True:
             return Spec(pointer=pointer)
         if schema is False:
@@ -147,13 +168,13 @@ class _Compiler:
         before = len(self.broken)
         for keyword, (accepts, wanted) in _SHAPES.items():
             if keyword in schema and not accepts(schema[keyword]):
-                self.report(pointer, keyword, f"{_join(pointer, keyword)} must be {wanted}", f"write {wanted}")
+                self.report(pointer, keyword, f"{join(pointer, keyword)} must be {wanted}", f"write {wanted}")
         if schema.get("$schema", DIALECT) not in (DIALECT, DIALECT + "#"):
             self.report(pointer, "$schema", "the schema names another dialect than 2020-12", f"write {DIALECT}")
         return len(self.broken) == before
 
     def _reference(self, target: str, pointer: str, refs: tuple[str, ...]) -> Spec:
-        place = _join(pointer, "$ref")
+        place = join(pointer, "$ref")
         if target in refs:
             return Spec(pointer=pointer, problems=(_unenforceable(pointer, "$ref", f"the cycle through {target}"),))
         if not target.startswith("#/") and target != "#":
@@ -161,7 +182,7 @@ class _Compiler:
             return Spec(pointer=pointer, problems=(problem,))
         found: object = self._document
         for part in target.split("/")[1:]:
-            name = part.replace("~1", "/").replace("~0", "~")
+            name = unquote(part).replace("~1", "/").replace("~0", "~")
             if not isinstance(found, Mapping) or name not in found:
                 self.report(pointer, "$ref", f"{place} points to {target}, which does not exist", "correct the path")
                 return Spec(pointer=pointer)
@@ -174,7 +195,7 @@ class _Compiler:
         if len(others) != 1 or len(branches) == 1:
             problem = _unenforceable(pointer, "anyOf", "anyOf other than one schema and null", _REMEDIES["oneOf"])
             return Spec(pointer=pointer, problems=(problem,))
-        spec = self.node(branches[others[0]], f"{_join(pointer, 'anyOf')}/{others[0]}", refs)
+        spec = self.node(branches[others[0]], f"{join(pointer, 'anyOf')}/{others[0]}", refs)
         return replace(spec, nullable=True)
 
     def _beside(self, spec: Spec, schema: Mapping[str, object], pointer: str, keyword: str) -> Spec:
@@ -217,7 +238,7 @@ class _Compiler:
                 min_length=_count(schema, "minLength") or 0, max_length=_count(schema, "maxLength"), pattern=pattern
             )
         if kind == "array":
-            items = self.node(schema.get("items", True), _join(pointer, "items"), refs)
+            items = self.node(schema.get("items", True), join(pointer, "items"), refs)
             return ArraySpec(
                 items=items, min_items=_count(schema, "minItems") or 0, max_items=_count(schema, "maxItems")
             )
@@ -230,12 +251,12 @@ class _Compiler:
     ) -> ObjectSpec:
         declared = schema.get("properties", {})
         names: Mapping[str, object] = declared if isinstance(declared, Mapping) else {}
-        place = _join(pointer, "properties")
-        properties = {name: self.node(child, _join(place, name), refs) for name, child in names.items()}
+        place = join(pointer, "properties")
+        properties = {name: self.node(child, join(place, name), refs) for name, child in names.items()}
         required = schema.get("required", [])
         wanted = frozenset(required if isinstance(required, list) else [])
         for name in sorted(wanted - properties.keys()):
-            properties[name] = Spec(pointer=_join(pointer, "required"))
+            properties[name] = Spec(pointer=join(pointer, "required"))
         extra = schema.get("additionalProperties", True)
         if extra not in (True, False, {}):
             problems.append(_unenforceable(pointer, "additionalProperties", "additionalProperties with a schema"))
@@ -246,9 +267,12 @@ class _Compiler:
             return None
         try:
             translated = python_pattern(pattern)
-            re.compile(translated)
-        except (re.error, ValueError) as error:
-            self.report(pointer, "pattern", f"{_join(pointer, 'pattern')} is no usable pattern: {error}", "correct it")
+            with warnings.catch_warnings():
+                # Set operations, which Python may give a meaning one day and ECMA-262 does not.
+                warnings.simplefilter("error", FutureWarning)
+                re.compile(translated)
+        except (re.error, ValueError, OverflowError, RecursionError, FutureWarning) as error:
+            self.report(pointer, "pattern", f"{join(pointer, 'pattern')} is no usable pattern: {error}", "correct it")
             return None
         return translated
 
@@ -279,7 +303,7 @@ class _Compiler:
         default = schema["default"]
         fault = deep_fault(spec, default)
         if fault is not None:
-            where = _join(pointer, "default")
+            where = join(pointer, "default")
             self.report(pointer, "default", f"{where} breaks its own schema: it {fault.text}", "correct the default")
         return replace(spec, default=_normal(spec, default))
 
@@ -334,8 +358,13 @@ def _listed(schema: Mapping[str, object]) -> list[object] | None:
     listed = list(values) if isinstance(values, list) else None
     if "const" in schema:
         constant = schema["const"]
-        listed = [constant] if listed is None or constant in listed else []
+        listed = [constant] if listed is None or any(_is_same(constant, value) for value in listed) else []
     return listed
+
+
+def _is_same(left: object, right: object) -> bool:
+    """Equality of JSON scalars, where true is not 1."""
+    return left == right and isinstance(left, bool) == isinstance(right, bool)
 
 
 def _json_type(value: object) -> str:
@@ -357,7 +386,7 @@ def _number(schema: Mapping[str, object], keyword: str) -> float | None:
 
 def _count(schema: Mapping[str, object], keyword: str) -> int | None:
     value = schema.get(keyword)
-    return value if isinstance(value, int) else None
+    return min(value, _MAX_COUNT) if isinstance(value, int) else None
 
 
 def _is_annotation(keyword: str) -> bool:
@@ -365,10 +394,6 @@ def _is_annotation(keyword: str) -> bool:
 
 
 def _unenforceable(pointer: str, keyword: str, what: str, remedy: str = "") -> Problem:
-    place = _join(pointer, keyword) if keyword else pointer
+    place = join(pointer, keyword) if keyword else pointer
     advice = remedy or _REMEDIES.get(keyword, "remove it, or check it where the events are made")
     return Problem(f"{what} cannot be enforced (at {place or '/'})", advice, key=place, code="unenforceable_keyword")
-
-
-def _join(pointer: str, name: str) -> str:
-    return f"{pointer}/{name.replace('~', '~0').replace('/', '~1')}" if name else pointer

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from msgspec import UNSET
 
+from worker.core.decoder import Decoder
 from worker.core.patterns import python_pattern
 from worker.core.schema import ObjectSpec, SchemaError, compile_schema, deep_fault
 from worker.core.specs import ArraySpec, BooleanSpec, Fault, NumberSpec, Spec, StringSpec, type_word
@@ -97,6 +99,12 @@ def test_references_and_any_of_null() -> None:
     assert (beside.default, beside.problems) == (3, ())
 
 
+def test_references_are_parts_of_an_address() -> None:
+    """As such they may hold characters as percent signs and digits."""
+    spec = compiled({"$ref": "#/$defs/a%20b"}, **{"$defs": {"a b": {"type": "boolean"}, "a%20b": {"type": "string"}}})
+    assert isinstance(spec, BooleanSpec)
+
+
 def test_required_names_need_no_property() -> None:
     """A required name without a schema is any value."""
     root = compile_schema({"type": "object", "required": ["b"], "additionalProperties": {}})
@@ -154,6 +162,11 @@ def test_unenforceable_keywords_at_the_root_stop_the_compiler() -> None:
         ({"type": "number", "maximum": True}, "/maximum", "a finite number"),
         ({"type": "number", "maximum": 10**400}, "/maximum", "a finite number"),
         ({"type": "string", "minLength": -1}, "/minLength", "a whole number"),
+        ({"type": "object", "additionalProperties": 1}, "/additionalProperties", "true, false or a schema"),
+        ({"type": "string", "pattern": "a{99999999999}"}, "/pattern", "no usable pattern"),
+        ({"type": "string", "pattern": "(" * 2000}, "/pattern", "no usable pattern"),
+        ({"type": "string", "pattern": "[a--b]"}, "/pattern", "no usable pattern"),
+        ({"type": "boolean", "enum": [1], "const": True}, "/enum", "none of the listed values"),
         ({"enum": []}, "/enum", "at least one entry"),
         ({"type": "object", "properties": []}, "/properties", "an object"),
         ({"type": "object", "required": "a"}, "/required", "a list of property names"),
@@ -290,3 +303,64 @@ def test_faults_are_put_into_words(schema: dict[str, Any], words: str) -> None:
     """The phrase says what the schema wants and what stands there."""
     (problem,) = refusal({"type": "object", "properties": {"a": schema}})
     assert words in problem.message
+
+
+def test_counts_beyond_all_memory_are_bounds_like_any_other() -> None:
+    """A text may be as long as it likes below 2**70, and can never be longer than that."""
+    document = {"type": "object", "required": ["a"], "properties": {"a": {"type": "string", "maxLength": 2**70}}}
+    assert Decoder(compile_schema(document), (), "a", (), full=True).decode([b'{"a":"x"}']).refusals == {}
+    document["properties"] = {"a": {"type": "string", "minLength": 2**70}}
+    assert Decoder(compile_schema(document), (), "a", (), full=True).decode([b'{"a":"x"}']).refusals.keys() == {0}
+
+
+def nested(levels: int) -> dict[str, Any]:
+    """A schema of so many levels."""
+    schema: dict[str, Any] = {"type": "object"}
+    for _ in range(levels - 1):
+        schema = {"type": "object", "properties": {"a": schema}}
+    return schema
+
+
+def doubling(levels: int) -> dict[str, Any]:
+    """A small document that describes 2 to the power of ``levels`` fields."""
+    pairs = {
+        f"n{level}": {"type": "object", "properties": {key: {"$ref": f"#/$defs/n{level + 1}"} for key in "ab"}}
+        for level in range(levels)
+    }
+    return {"$ref": "#/$defs/n0", "$defs": {**pairs, f"n{levels}": {"type": "string"}}}
+
+
+def test_levels_and_subschemas_have_limits() -> None:
+    """What is within them compiles; one level more, or references that double and double, end at once."""
+    assert isinstance(compile_schema(nested(64)), ObjectSpec)
+    assert isinstance(compile_schema(doubling(8)), ObjectSpec)
+    for document in (nested(65), nested(140), doubling(30)):
+        (problem,) = refusal(document)
+        assert (problem.code, "64 levels or 10000 subschemas" in problem.message) == ("too_large", True)
+        assert problem.remedy
+
+
+@pytest.mark.parametrize("wrap", [lambda inner: [inner], lambda inner: {"a": inner}])
+def test_documents_have_a_limit_too(wrap: Callable[[Any], Any]) -> None:
+    """Nesting anywhere in the document, also where nothing is compiled, ends at 300 levels."""
+    inner: Any = True
+    for _ in range(299):
+        inner = wrap(inner)
+    assert isinstance(compile_schema({"type": "object", "examples": inner}), ObjectSpec)
+    (problem,) = refusal({"type": "object", "examples": wrap(inner)})
+    assert (problem.code, "300 levels of JSON" in problem.message) == ("too_large", True)
+
+
+@pytest.mark.parametrize(
+    ("field", "key"),
+    [
+        ({"enum": ["\ud800"]}, "/properties/a/enum/0"),
+        ({"description": "x\udfff"}, "/properties/a/description"),
+        ({"type": "object", "properties": {"\ud800": True}}, "/properties/a/properties"),
+    ],
+)
+def test_texts_that_are_no_unicode_are_refused(field: Any, key: str) -> None:
+    """Half a surrogate pair can be written in JSON, but stands for no character."""
+    (problem,) = refusal({"type": "object", "properties": {"a": field}})
+    assert (problem.key, problem.code) == (key, "invalid_schema")
+    assert "surrogate" in problem.message
