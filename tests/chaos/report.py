@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -68,7 +69,20 @@ def versions() -> dict[str, str]:
     """What ran."""
     names = ("aiokafka", "confluent-kafka", "onnxruntime")
     found = {name: importlib.metadata.version(name) for name in names}
-    return {"headrace": worker.__version__, "Kafka": jars.kafka_version(), "Python": platform.python_version(), **found}
+    return {
+        "headrace": f"{worker.__version__} ({_commit()})",
+        "Kafka": jars.kafka_version(),
+        "Python": platform.python_version(),
+        **found,
+    }
+
+
+def _commit() -> str:
+    """The commit that ran, and whether the worker was changed since."""
+    folder = Path(worker.__file__).parent
+    asked = ["git", "-C", str(folder), "describe", "--always", "--abbrev=10", "--dirty=, changed", "--exclude=*"]
+    answer = subprocess.run(asked, capture_output=True, text=True, check=False)
+    return f"commit {answer.stdout.strip()}" if answer.returncode == 0 else "no commit known"
 
 
 def document(outcomes: Sequence[Outcome], command: str) -> dict[str, Any]:
