@@ -14,6 +14,8 @@ REDRIVEN_HEADER = "headrace-redriven"
 _PREFIX = "headrace-dlq-"
 _WRITTEN = ("topic", "partition", "offset", "timestamp", "stage", "reason", "error", "attempts", "group", "model")
 _WRITTEN_WITH_HASH = (*_WRITTEN, "sha256", "size")
+_NO_TIMESTAMP = "-1"
+_MAX_DIGITS = 19
 _VALUE_NOT_KEPT = frozenset(("oversize", "corrupt_record"))
 
 Hindrance = Literal["value_not_kept", "redriven_too_often", "other_topic"]
@@ -89,13 +91,21 @@ def read_letter(headers: Sequence[Header]) -> DeadLetter | None:
 
 
 def _letter(texts: list[str], originals: tuple[Header, ...]) -> DeadLetter | None:
-    """The letter of these texts, in the order in which they are written; None where a number is none."""
+    """The letter of these texts, in the order in which they are written; None for a number that Kafka has not."""
     topic, partition, offset, timestamp, stage, reason, error, attempts, group, model, sha256, size = texts
-    try:
-        where = int(partition), int(offset), int(timestamp)
-    except ValueError:
+    number, at = _number(partition, 31), _number(offset, 63)
+    when = -1 if timestamp == _NO_TIMESTAMP else _number(timestamp, 63)
+    if number is None or at is None or when is None:
         return None
-    return DeadLetter(topic, *where, stage, reason, error, attempts, group, model, sha256, size, originals)
+    return DeadLetter(topic, number, at, when, stage, reason, error, attempts, group, model, sha256, size, originals)
+
+
+def _number(text: str, bits: int) -> int | None:
+    """A number from 0 as the worker writes it: ASCII digits only, and no more of them than Kafka has bits."""
+    if not (text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS):
+        return None
+    number = int(text)
+    return number if number < 1 << bits else None
 
 
 def hindrance(letter: DeadLetter, input_topics: Collection[str], max_redrives: int) -> Hindrance | None:

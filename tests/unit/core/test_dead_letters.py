@@ -113,3 +113,42 @@ def test_a_selection_narrows_by_all_that_it_names() -> None:
     assert Selection().admits_time(-1)
     span = Selection(since_ms=10, until_ms=20)
     assert [span.admits_time(at) for at in (9, 10, 19, 20)] == [False, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("partition", "-1"),
+        ("partition", "2147483648"),
+        ("partition", " 3"),
+        ("partition", "1_0"),
+        ("partition", "\u0663"),
+        ("offset", "-1"),
+        ("offset", "9223372036854775808"),
+        ("offset", "9" * 5000),
+        ("offset", "+1"),
+        ("timestamp", "-2"),
+        ("timestamp", "9223372036854775808"),
+    ],
+)
+def test_numbers_that_no_worker_writes_make_no_dead_letter(name: str, text: str) -> None:
+    """A place that Kafka does not have is not redriven to, whoever wrote the headers."""
+    forged = [
+        (header, text.encode() if header == f"headrace-dlq-{name}" else value)
+        for header, value in dead_letter().headers[0]
+    ]
+    assert read_letter(forged) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("partition", "2147483647"), ("timestamp", "-1"), ("offset", str(2**63 - 1))]
+)
+def test_the_widest_numbers_of_kafka_are_read(name: str, text: str) -> None:
+    """The largest partition and offset, and the time of a record that has none."""
+    headers = [
+        (header, text.encode() if header == f"headrace-dlq-{name}" else value)
+        for header, value in dead_letter().headers[0]
+    ]
+    letter = read_letter(headers)
+    assert letter is not None
+    assert text in {str(letter.partition), str(letter.offset), str(letter.timestamp_ms)}
