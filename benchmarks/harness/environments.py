@@ -1,0 +1,86 @@
+"""Makes what a system needs to run, once: a virtual environment from its lock file, or a jar."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.harness.places import CACHE, PROJECT
+from benchmarks.systems import FOLDER, Runtime, System
+
+STAMP = "complete"
+# The JVM may take what it wants: a heap limit would favour Python. Headroom for the broker stays.
+JAVA_OPTIONS: tuple[str, ...] = ()
+
+
+class EnvironmentFailedError(RuntimeError):
+    """A system could not be installed or built on this machine."""
+
+
+def command(system: System) -> list[str]:
+    """The command that starts a system; installs or builds it first where that is due."""
+    program = FOLDER / system.name / "main.py"
+    match system.runtime:
+        case Runtime.PROJECT:
+            return [sys.executable, str(program)]
+        case Runtime.PYTHON:
+            return [str(_virtual_environment(system.name)), str(program)]
+        case Runtime.JAVA:
+            return ["java", *JAVA_OPTIONS, "-jar", str(_jar(system.name))]
+
+
+def packages(system: System) -> str:
+    """The versions that name a system in the result: its direct requirements as locked, or the pom's hash."""
+    folder = FOLDER / system.name
+    if system.runtime is not Runtime.PYTHON:
+        return ""
+    wanted = {line.strip().partition("[")[0] for line in (folder / "requirements.in").read_text().splitlines()}
+    locked = [line.split(" ")[0].split(";")[0] for line in (folder / "requirements.txt").read_text().splitlines()]
+    return ", ".join(pin for pin in locked if "==" in pin and pin.partition("==")[0].partition("[")[0] in wanted)
+
+
+def _virtual_environment(name: str) -> Path:
+    """The Python of ``.cache/bench/NAME``, made anew when the lock file or the interpreter changes."""
+    lock, folder = FOLDER / name / "requirements.txt", CACHE / name
+    python, stamp = folder / "bin" / "python", folder / STAMP
+    wanted = f"{platform.python_version()} {hashlib.sha256(lock.read_bytes()).hexdigest()}"
+    if not stamp.is_file() or stamp.read_text() != wanted:
+        print(f"installing {name} into {folder.relative_to(PROJECT)}", flush=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        _run(name, [sys.executable, "-m", "venv", str(folder)])
+        quiet = ["--disable-pip-version-check", "--no-input", "-q"]
+        _run(name, [str(python), "-m", "pip", "install", *quiet, "--require-hashes", "-r", str(lock)])
+        stamp.write_text(wanted)
+    return python
+
+
+def _jar(name: str) -> Path:
+    """The jar with all dependencies of ``.cache/bench/NAME``, built anew when a source changes."""
+    source, folder = FOLDER / name, CACHE / name
+    files = [source / "pom.xml", *sorted(path for path in (source / "src").rglob("*") if path.is_file())]
+    wanted = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    stamp = folder / STAMP
+    if not stamp.is_file() or stamp.read_text() != wanted:
+        print(f"building {name} into {folder.relative_to(PROJECT)}", flush=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        _run(name, ["mvn", "-q", "-B", "-f", str(source / "pom.xml"), "package", f"-Dbench.directory={folder}"])
+        stamp.write_text(wanted)
+    jars = sorted(folder.glob("*.jar"), key=lambda path: path.stat().st_size)
+    if not jars:
+        raise EnvironmentFailedError(f"{name}: mvn package left no jar in {folder}")
+    return jars[-1]
+
+
+def _run(name: str, arguments: Sequence[str]) -> None:
+    if shutil.which(arguments[0]) is None:
+        raise EnvironmentFailedError(f"{name}: {arguments[0]} is not on this machine")
+    done = subprocess.run(list(arguments), check=False, capture_output=True, text=True, cwd=PROJECT)
+    if done.returncode != 0:
+        shown = " ".join(Path(part).name if part.startswith("/") else part for part in arguments)
+        raise EnvironmentFailedError(f"{name}: `{shown}` failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
