@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from worker.adapters.onnx_graph import OutputPlan, check_decision, check_graph, column_problem, fetched_outputs
-from worker.adapters.onnx_session import Opened, open_session
+from worker.adapters.onnx_session import Opened, import_runtime, open_session
 from worker.core.features import OutputSpec
 from worker.errors import BundleError, EngineFault, ModelError, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from worker.adapters.bundle import Bundle
     from worker.core.decoder import Decoder
@@ -88,6 +88,27 @@ class OnnxModel:
             tensors = tuple(_pad(tensor, bucket) for tensor in tensors)
         found = self._call(tensors, bucket)
         return {plan.name: _take(found[plan.index], plan, rows) for plan in self._plans}
+
+    def bound_call(self, tensors: Tensors) -> Callable[[], None] | None:
+        """A call on these rows with inputs and outputs bound once; None where an input holds strings.
+
+        Each call copies the rows into the bound inputs, as a worker would have to. ``tensors`` as for ``run``.
+        """
+        if any(spec.dtype == "string" for spec in self.inputs):
+            return None
+        runtime, session, binding = import_runtime(), self._session, self._session.io_binding()
+        bound = [runtime.OrtValue.ortvalue_from_numpy(tensor, self.provider, 0) for tensor in tensors]
+        for spec, value in zip(self.inputs, bound, strict=True):
+            binding.bind_ortvalue_input(spec.name, value)
+        for name in self._fetched:
+            binding.bind_output(name, "cpu")
+
+        def call() -> None:
+            for value, tensor in zip(bound, tensors, strict=True):
+                value.update_inplace(tensor)
+            session.run_with_iobinding(binding)
+
+        return call
 
     def warm_up(self) -> None:
         """Run every bucket, the largest first, twice each; raises ``BundleError`` where the model fails on that.

@@ -1,4 +1,4 @@
-"""``headrace model``: look into an ONNX file, start a bundle from it, verify a bundle."""
+"""``headrace model``: look into an ONNX file, start a bundle from it, verify a bundle, measure it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from worker.commands.model_bench import bench
 from worker.commands.options import JsonOption
 from worker.commands.report import emit_json, problem_fields
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from worker.adapters.onnx_verify import Check, DecoderFactory
     from worker.core.specs import ObjectSpec
 
-app = typer.Typer(no_args_is_help=True, help="Inspect ONNX files and verify model bundles.")
+app = typer.Typer(no_args_is_help=True, help="Inspect ONNX files, verify and measure model bundles.")
+app.command()(bench)
 
 
 @app.command()

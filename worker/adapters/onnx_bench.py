@@ -1,0 +1,106 @@
+"""What one call of a model costs, by batch size and provider: measured here, on this machine."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from worker.adapters.onnx_invariance import sample_rows
+from worker.adapters.onnx_model import OnnxModel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from worker.adapters.bundle import Bundle
+
+SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
+HOST: Final = "host arrays"
+BOUND: Final = "bound buffers"
+_WARM_CALLS: Final = 3
+_LEAST_CALLS: Final = 15
+_LEVEL: Final = 1.1
+"""Within a tenth of the cheapest row, larger batches gain nothing worth waiting for."""
+
+_WASTE: Final = 1.25
+"""A bucket is worth having where filling up to the next larger one would cost a quarter more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Microseconds per call of ``rows`` rows: the median, and the tenth and ninetieth percentile of ``calls``.
+
+    ``way`` is ``host arrays`` (a plain call, as the worker makes it) or ``bound buffers`` (inputs and outputs bound
+    once, so that a call copies nothing that it need not).
+    """
+
+    provider: str
+    way: str
+    rows: int
+    calls: int = 0
+    median_us: float = 0.0
+    p10_us: float = 0.0
+    p90_us: float = 0.0
+
+    @property
+    def row_us(self) -> float:
+        """Microseconds per row."""
+        return self.median_us / self.rows
+
+
+def bench_bundle(
+    bundle: Bundle,
+    provider: str,
+    intra_op_threads: int = 1,
+    sizes: Sequence[int] = SIZES,
+    seconds: float = 0.2,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[Timing]:
+    """Time calls of each size on one provider, about ``seconds`` each, on random rows that the model takes.
+
+    Raises ``EnvironmentFault`` where the provider does not work here, ``BundleError`` where the graph does not fit.
+    """
+    model = OnnxModel.load(bundle, (provider,), provider, intra_op_threads, sizes)
+    rows = sample_rows(model.inputs, max(sizes))
+    timings = []
+    for size in sizes:
+        batch = tuple(tensor[:size] for tensor in rows)
+        timings.append(_timed(partial(model.run, batch), seconds, clock, Timing(provider, HOST, size)))
+        bound = model.bound_call(batch)
+        if bound is not None:
+            timings.append(_timed(bound, seconds, clock, Timing(provider, BOUND, size)))
+    return timings
+
+
+def _timed(call: Callable[[], object], seconds: float, clock: Callable[[], float], point: Timing) -> Timing:
+    """``point`` with its figures, from at least ``seconds`` of calls."""
+    for _ in range(_WARM_CALLS):
+        call()
+    taken: list[float] = []
+    until = clock() + seconds
+    while len(taken) < _LEAST_CALLS or clock() < until:
+        begun = clock()
+        call()
+        taken.append(clock() - begun)
+    p10_us, median_us, p90_us = (float(value) for value in np.percentile(taken, [10, 50, 90]) * 1e6)
+    return replace(point, calls=len(taken), median_us=median_us, p10_us=p10_us, p90_us=p90_us)
+
+
+def level_size(timings: Sequence[Timing]) -> int:
+    """The smallest batch whose rows cost within a tenth of the cheapest; ``timings`` of one provider and way."""
+    cheapest_us = min(timing.row_us for timing in timings)
+    return min(timing.rows for timing in timings if timing.row_us <= cheapest_us * _LEVEL)
+
+
+def recommended_buckets(timings: Sequence[Timing]) -> tuple[int, ...]:
+    """Batch sizes worth a bucket of their own, ascending: the largest, and each that saves a quarter of the next."""
+    kept: list[Timing] = []
+    for timing in sorted(timings, key=lambda one: one.rows, reverse=True):
+        if not kept or kept[-1].median_us >= timing.median_us * _WASTE:
+            kept.append(timing)
+    smallest = min(timings, key=lambda one: one.rows)
+    sizes = {timing.rows for timing in kept} | {smallest.rows}
+    return tuple(sorted(sizes))
