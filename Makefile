@@ -11,6 +11,8 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest -o cache_dir=.cache/pytest
 DATA ?= ../shared/data/handbook
 SECONDS ?= 20
+# Processes of the suites that `make test` runs; most of their tests wait for Kafka.
+JOBS ?= 2
 
 # A pyenv shim of a version that is installed, but not chosen for this folder, refuses to run: choose it.
 PYENV_CHOICE := $(if $(shell $(PYTHON) -V 2>/dev/null),,$(shell pyenv whence $(PYTHON) 2>/dev/null | tail -n 1))
@@ -92,11 +94,11 @@ soak: setup kafka ## half an hour at half of capacity with a rebalance every 20 
 
 .PHONY: cover
 cover: setup ## every branch of the core, by tests/unit/core and tests/property alone
-	$(PYTEST) -q tests/unit/core tests/property --cov --cov-report=term-missing
+	$(PYTEST) -q -n $(JOBS) --dist worksteal tests/unit/core tests/property --cov --cov-report=term-missing
 
 .PHONY: suites
 suites: setup kafka
-	$(PYTEST) tests --ignore=tests/unit/core --ignore=tests/property --ignore=tests/chaos
+	$(PYTEST) -n $(JOBS) --dist worksteal tests --ignore=tests/unit/core --ignore=tests/property
 
 .PHONY: wheel-test
 wheel-test: setup ## build the wheel and test it away from the checkout
