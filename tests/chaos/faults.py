@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from os import kill
 
 from tests.chaos.account import Lane
@@ -16,6 +17,7 @@ from tests.chaos.fleet import Fleet, OpenWork, Topics
 from tests.chaos.ledger import Ledger
 from tests.chaos.relay import END_TXN, OFFSET_COMMIT, PRODUCE, TXN_OFFSET_COMMIT, Link, Trap
 from tests.kafka.processes import tail, wait_until
+from tests.kafka.worker_process import WorkerProcess
 
 TRAP_TIMEOUT_S = 30.0
 REFUSAL = "the dead-letter topic"
@@ -86,15 +88,13 @@ def kill_worker(field: Field) -> Strike:
     return _finish_off(field, name, field.fleet.freeze_at_work(name))
 
 
-def _kill_at(field: Field, before: int, *, after: int | None, at_response: bool = False, drain: bool = False) -> Strike:
+def _kill_at(field: Field, before: int, *, after: int | None, at_response: bool = False) -> Strike:
     """kill -9 at a named point of the protocol."""
     name = field.pick()
     lanes = field.fleet.assignment(name)
     pid = field.fleet.pid(name)
     trap = Trap(name, before, lambda: kill(pid, signal.SIGSTOP), after, at_response)
     field.cluster.relay.arm(trap)
-    if drain:
-        field.fleet.running[name].sigterm()
     if not trap.sprung.wait(TRAP_TIMEOUT_S):
         field.cluster.relay.disarm(trap)
         raise TimeoutError(f"{name} never came to the named point (request {before} after {after})")
@@ -133,8 +133,27 @@ def kill_unheard_commit(field: Field) -> Strike:
 
 
 def kill_in_drain(field: Field) -> Strike:
-    """kill -9 when the drain is about to commit."""
-    return _kill_at(field, END_TXN if field.exactly_once else OFFSET_COMMIT, after=None, drain=True)
+    """kill -9 when the drain is about to commit; a worker that had nothing to commit is replaced by the next."""
+    deadline = time.monotonic() + TRAP_TIMEOUT_S
+    point = END_TXN if field.exactly_once else OFFSET_COMMIT
+    while time.monotonic() < deadline:
+        name = field.pick()
+        process, pid = field.fleet.running[name], field.fleet.pid(name)
+        lanes = field.fleet.assignment(name)
+        trap = Trap(name, point, partial(kill, pid, signal.SIGSTOP))
+        field.cluster.relay.arm(trap)
+        process.sigterm()
+        wait_until(
+            lambda trap=trap, process=process: trap.sprung.is_set() or not process.is_alive,  # type: ignore[misc]
+            timeout_s=TRAP_TIMEOUT_S,
+            what=lambda: "a worker neither commits nor ends its drain",
+        )
+        if trap.sprung.is_set():
+            return _finish_off(field, name, field.fleet._observed(lanes, field.fleet.ends(lanes)))
+        field.cluster.relay.disarm(trap)
+        _drained_well(field.fleet.forget(name), name)
+        field.fleet.start()
+    raise TimeoutError("no drain had anything to commit")
 
 
 def _wake_when_replaced(field: Field, name: str, lanes: list[Lane], held: Trap | None = None) -> None:
@@ -209,7 +228,12 @@ def model_hangs(field: Field) -> Strike:
 def _drain(field: Field, name: str) -> None:
     """SIGTERM; the worker must end well."""
     process = field.fleet.forget(name)
-    code = process.stop()
+    process.sigterm()
+    _drained_well(process, name)
+
+
+def _drained_well(process: WorkerProcess, name: str) -> None:
+    code = process.wait_exit()
     if code != 0:
         raise AssertionError(f"{name} ended its drain with exit code {code}:\n{tail(process.log)}")
 
