@@ -83,16 +83,19 @@ class Cluster:
     def produce(self, topic: str, pool: Pool, numbers: range) -> None:
         """Write events, in turns over the partitions, and wait until all are acknowledged."""
         refused: list[str] = []
+
+        def note(error: KafkaError, _: object) -> None:
+            refused.append(str(error))
+
         producer = Producer(
             {"bootstrap.servers": self.bootstrap, "enable.idempotence": True, "log_level": 3}
-            | {"delivery.report.only.error": True}
+            | {"delivery.report.only.error": True, "on_delivery": note}
             | PRODUCER
         )
         for number in numbers:
-            report = {"on_delivery": lambda error, _: refused.append(str(error))}
             while True:
                 try:
-                    producer.produce(topic, pool.value(number), pool.key(number), number % PARTITIONS, **report)
+                    producer.produce(topic, pool.value(number), pool.key(number), number % PARTITIONS)
                 except BufferError:
                     producer.poll(0.05)
                 else:
@@ -107,7 +110,8 @@ class Cluster:
         if self._admin is None:
             raise RuntimeError("the broker is not started")
         level = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
-        asked = {TopicPartition(topic, index): OffsetSpec.latest() for index in range(PARTITIONS)}
+        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # confluent-kafka does not annotate it
+        asked = {TopicPartition(topic, index): latest for index in range(PARTITIONS)}
         deadline = time.monotonic() + REQUEST_TIMEOUT_S
         while True:
             found = self._admin.list_offsets(asked, isolation_level=level)

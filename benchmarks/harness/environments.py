@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.harness.places import CACHE, PROJECT
-from benchmarks.systems import FOLDER, Runtime, System
+from benchmarks.harness.places import SYSTEMS as FOLDER
+from benchmarks.systems import Runtime, System
 
 STAMP = "complete"
-# The JVM may take what it wants: a heap limit would favour Python. Headroom for the broker stays.
-JAVA_OPTIONS: tuple[str, ...] = ()
 
 
 class EnvironmentFailedError(RuntimeError):
@@ -31,7 +30,7 @@ def command(system: System) -> list[str]:
         case Runtime.PYTHON:
             return [str(_virtual_environment(system.name)), str(program)]
         case Runtime.JAVA:
-            return ["java", *JAVA_OPTIONS, "-jar", str(_jar(system.name))]
+            return ["java", f"@{FOLDER / system.name / 'jvm.options'}", "-jar", str(_jar(system.name))]
 
 
 def packages(system: System) -> str:
@@ -62,7 +61,8 @@ def _virtual_environment(name: str) -> Path:
 def _jar(name: str) -> Path:
     """The jar with all dependencies of ``.cache/bench/NAME``, built anew when a source changes."""
     source, folder = FOLDER / name, CACHE / name
-    files = [source / "pom.xml", *sorted(path for path in (source / "src").rglob("*") if path.is_file())]
+    # All Java sources, for the systems share some of them.
+    files = [source / "pom.xml", *sorted(path for path in FOLDER.glob("*/src/**/*") if path.is_file())]
     wanted = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
     stamp = folder / STAMP
     if not stamp.is_file() or stamp.read_text() != wanted:

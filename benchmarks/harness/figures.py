@@ -53,7 +53,9 @@ def rates(appended: Times) -> Rates:
         raise ValueError("the outputs have fewer than two append times; take a larger backlog")
     middle = ordered[len(ordered) // 2]
     whole = _rate(ordered, ordered[0])
-    return Rates(whole, _rate(ordered, middle) if middle < ordered[-1] else whole, float(ordered[0]), float(ordered[-1]))
+    return Rates(
+        whole, _rate(ordered, middle) if middle < ordered[-1] else whole, float(ordered[0]), float(ordered[-1])
+    )
 
 
 def _rate(ordered: Times, since: float) -> float:

@@ -83,10 +83,14 @@ class Generator:
             self.appended[first:stop:PARTITIONS] = done.result().timestamp
 
 
-async def generate(bootstrap: str, topic: str, pool: Pool, first: int, segments: Sequence[tuple[float, float]]) -> dict[str, Times]:
-    """Run the load; returns the columns of the file."""
+async def generate(
+    bootstrap: str, topic: str, pool: Pool, first: int, segments: Sequence[tuple[float, float]]
+) -> tuple[Times, Times]:
+    """Run the load; returns planned and append times."""
     planned = planned_ms(segments)
-    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, max_batch_size=BATCH_BYTES)
+    producer = AIOKafkaProducer(
+        bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, max_batch_size=BATCH_BYTES
+    )
     async with producer:
         await producer.partitions_for(topic)
         generator = Generator(producer, topic, pool, first, planned)
@@ -94,7 +98,7 @@ async def generate(bootstrap: str, topic: str, pool: Pool, first: int, segments:
         start_s = time.time() + HEAD_START_S
         print(f"{start_s:.3f}", flush=True)
         await generator.run(start_s)
-    return {"planned": planned + start_s * 1000, "appended": generator.appended}
+    return planned + start_s * 1000, generator.appended
 
 
 def segment(text: str) -> tuple[float, float]:
@@ -114,7 +118,8 @@ def main() -> None:
     parser.add_argument("--load", type=segment, nargs="+", required=True)
     options = parser.parse_args()
     pool = load(options.folder)
-    np.savez(options.path, **asyncio.run(generate(options.bootstrap, options.topic, pool, options.first, options.load)))
+    planned, appended = asyncio.run(generate(options.bootstrap, options.topic, pool, options.first, options.load))
+    np.savez(options.path, planned=planned, appended=appended)
 
 
 if __name__ == "__main__":

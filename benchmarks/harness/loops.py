@@ -75,9 +75,9 @@ def observe(
 @contextmanager
 def _reader(bench: Bench, case: Case, topic: str, path: Path) -> Iterator[None]:
     """Reads the topic while the block runs; at its end the file of arrivals is written."""
-    command = [sys.executable, "-m", "benchmarks.harness.outputs", bench.cluster.bootstrap, topic, path]
+    options = ["--committed"] if case.entry.is_transactional else []
     log = path.with_suffix(".log")
-    process = spawn([*command, "--committed"] if case.entry.is_transactional else command, log=log, cwd=PROJECT)
+    process = _spawn("outputs", [bench.cluster.bootstrap, topic, str(path), *options], log)
     try:
         wait_until(lambda: "reading" in tail(log), timeout_s=READY_TIMEOUT_S, what=lambda: f"no reader:\n{tail(log)}")
         yield
@@ -100,10 +100,10 @@ def _generate(
     window: tuple[float, float] | None,
 ) -> Batches | None:
     """Run the generator to its end; the batches of the window, for a system that tells of them."""
-    command = [sys.executable, "-m", "benchmarks.harness.generator", bench.cluster.bootstrap, topic, case.pool.folder]
+    command = [bench.cluster.bootstrap, topic, str(case.pool.folder), str(path)]
     load = [f"{rate!r}:{seconds!r}" for rate, seconds in segments]
     log = path.with_suffix(".log")
-    process = spawn([*command, path, "--first", str(PRELUDE), "--load", *load], log=log, cwd=PROJECT)
+    process = _spawn("generator", [*command, "--first", str(PRELUDE), "--load", *load], log)
     found = None
     try:
         wait_until(lambda: "\n" in tail(log), timeout_s=READY_TIMEOUT_S, what=lambda: f"no load:\n{tail(log)}")
@@ -121,6 +121,10 @@ def _generate(
     if code != 0:
         raise RuntimeError(f"the generator failed:\n{tail(log)}")
     return found
+
+
+def _spawn(module: str, arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    return spawn([sys.executable, "-m", f"benchmarks.harness.{module}", *arguments], log=log, cwd=PROJECT)
 
 
 def _samples_at(program: Program, at_s: float) -> dict[str, float]:

@@ -87,9 +87,7 @@ class Columns:
         return [float(text) for text in texts] if len(texts) == self._width else [float("nan")] * self._width
 
 
-def read(
-    bootstrap: str, topic: str, *, committed: bool, field: str | None, width: int = 1
-) -> Outputs:
+def read(bootstrap: str, topic: str, *, committed: bool, field: str | None, width: int = 1) -> Outputs:
     """Every output of a topic to which nobody writes any more, up to the end of each partition."""
     columns, open_partitions = Columns(field, width), set(range(PARTITIONS))
     deadline = time.monotonic() + READ_TIMEOUT_S

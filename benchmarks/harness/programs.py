@@ -12,7 +12,8 @@ from benchmarks.harness import environments
 from benchmarks.harness.cluster import Cluster
 from benchmarks.harness.usage import tree
 from benchmarks.systems import Entry
-from benchmarks.workloads import ID_FIELD, Pool, Workload
+from benchmarks.workloads import Pool, Workload
+from benchmarks.workloads.recipes import ID_FIELD
 from tests.kafka.processes import free_ports, spawn, tail
 
 STOP_TIMEOUT_S = 40.0

@@ -103,9 +103,7 @@ SYSTEMS = {
             {"pipelined": "pipelined", "step": "step by step"},
             _ALL,
         ),
-        System(
-            "echo_confluent", "echo, confluent-kafka", Kind.LIMIT, Runtime.PROJECT, {"background_commit": ""}, _ALL
-        ),
+        System("echo_confluent", "echo, confluent-kafka", Kind.LIMIT, Runtime.PROJECT, {"background_commit": ""}, _ALL),
         System(
             "headrace",
             "**Headrace**",
@@ -129,9 +127,15 @@ SYSTEMS = {
             Runtime.PYTHON,
             {"auto_commit": "automatic commit", "commit_each": "commit each"},
         ),
-        System("quix", "Quix Streams", Kind.ALTERNATIVE, Runtime.PYTHON, {"at_least_once": _LEAST}),
+        System(
+            "quix",
+            "Quix Streams",
+            Kind.ALTERNATIVE,
+            Runtime.PYTHON,
+            {"message": "per message", "batch": "batch sink"},
+        ),
         System("faststream", "FastStream", Kind.ALTERNATIVE, Runtime.PYTHON, {"at_least_once": _LEAST}),
-        System("bytewax", "Bytewax", Kind.ALTERNATIVE, Runtime.PYTHON, {"at_least_once": _LEAST}),
+        System("bytewax", "Bytewax", Kind.ALTERNATIVE, Runtime.PYTHON, {"batch": "batches", "collect": "collect"}),
         System("faust", "Faust", Kind.ALTERNATIVE, Runtime.PYTHON, {"at_least_once": _LEAST}),
         System(
             "kafka_streams",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, checker, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, checker, helper, numpy_helper
 
 OPSET, ML_OPSET, IR_VERSION = 17, 3, 8
 ML_DOMAIN = "ai.onnx.ml"
@@ -28,7 +30,11 @@ def perceptron(
 
 
 def encoding_perceptron(
-    categories: Sequence[Sequence[str]], offsets: Floats, scales: Floats, hidden: Sequence[int], rng: np.random.Generator
+    categories: Sequence[Sequence[str]],
+    offsets: Floats,
+    scales: Floats,
+    hidden: Sequence[int],
+    rng: np.random.Generator,
 ) -> ModelProto:
     """One-hot encoding of the columns of ``categories`` and scaling of ``features`` inside the graph, then layers."""
     nodes, constants = [], {}
@@ -75,7 +81,7 @@ def _layers(
 ) -> tuple[list[NodeProto], dict[str, Floats]]:
     nodes: list[NodeProto] = []
     constants: dict[str, Floats] = {}
-    for layer, (width, height) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for layer, (width, height) in enumerate(pairwise(sizes)):
         weights = rng.normal(size=(width, height)) * np.sqrt(2 / width)
         bias = rng.normal(size=height, scale=0.1)
         if layer == 0 and sample is not None:
@@ -96,8 +102,8 @@ def _layers(
 
 def _model(
     nodes: Sequence[NodeProto],
-    inputs: Sequence[object],
-    constants: dict[str, NDArray[np.generic]] | dict[str, Floats],
+    inputs: Sequence[ValueInfoProto],
+    constants: Mapping[str, NDArray[Any]],
     output: str,
     width: int,
 ) -> ModelProto:

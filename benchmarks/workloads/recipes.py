@@ -86,7 +86,9 @@ CARD = {
     "address_risk": _share(),
 }
 MEASURES = {f"measure_{number}": _amount(10.0 * number) for number in range(1, 11)}
-CATEGORIES = {f"category_{number}": tuple(f"{city}-{number}" for city in CITIES[: number + 2]) for number in range(1, 11)}
+CATEGORIES = {
+    f"category_{number}": tuple(f"{city}-{number}" for city in CITIES[: number + 2]) for number in range(1, 11)
+}
 
 
 def fraud(rng: np.random.Generator, count: int) -> Recipe:

@@ -101,7 +101,9 @@ async def main() -> None:
         max_partition_fetch_bytes=1_048_576,
         fetch_max_bytes=8_388_608,
     )
-    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, max_batch_size=262_144)
+    producer = AIOKafkaProducer(
+        bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, max_batch_size=262_144
+    )
     async with consumer, producer:
         echo = Echo(consumer, producer, pipelined=variant == "pipelined")
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,0 +1,104 @@
+"""``docs/performance.md`` and its plots, from the newest full result. The prose around the generated part stays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.harness.plots import TITLES, names, plots
+from benchmarks.harness.results import Result, load, newest
+from benchmarks.harness.summary import Summary
+from benchmarks.harness.tables import Table, tables
+from benchmarks.harness.targets import Outcome, judge
+
+BEGIN = "<!-- begin of what `python -m benchmarks --page` writes -->"
+END = "<!-- end of what `python -m benchmarks --page` writes -->"
+NO_RESULT = "`benchmarks/results` holds no full run yet; `make bench` makes one."
+
+
+def write(page: Path, folder: Path, results: Path) -> list[Path]:
+    """Write the page and its plots; returns the files. Plots that the result does not have are removed."""
+    wanted = _wanted(page, folder, results)
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in set(folder.glob("*.svg")) - set(wanted):
+        old.unlink()
+    for path, text in wanted.items():
+        path.write_text(text, encoding="utf-8")
+    return list(wanted)
+
+
+def stale(page: Path, folder: Path, results: Path) -> list[Path]:
+    """The files that ``write`` would change."""
+    wanted = _wanted(page, folder, results)
+    surplus = set(folder.glob("*.svg")) - set(wanted)
+    return [path for path, text in wanted.items() if not path.is_file() or path.read_text() != text] + sorted(surplus)
+
+
+def _wanted(page: Path, folder: Path, results: Path) -> dict[Path, str]:
+    """Every file with its content. Raises ValueError where the page has no place for the generated part."""
+    path = newest("full", results)
+    result = load(path) if path is not None else None
+    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{page} lacks the lines {BEGIN!r} and {END!r}: between them the figures belong")
+    generated = NO_RESULT if result is None or path is None else section(result, path.name, folder.name)
+    found = {page: f"{before}{BEGIN}\n{generated}\n{END}{after}"}
+    if result is not None:
+        found |= {folder / name: svg for name, svg in plots(result).items()}
+    return found
+
+
+def section(result: Result, source: str, folder: str) -> str:
+    """The generated part: what was missed first, then tables, and the plots beside what they show."""
+    pictures = {name: _picture(name, folder) for name in names(result)}
+    parts = [_shortfalls(result), _circumstances(result, source)]
+    parts += [pictures[name] for name in ("throughput",) if name in pictures]
+    for table in tables(result):
+        parts.append(_markdown(table))
+    parts += [pictures[name] for name in pictures if name != "throughput"]
+    return "\n\n".join(parts)
+
+
+def _shortfalls(result: Result) -> str:
+    verdicts = judge(Summary(result))
+    missed = [one for one in verdicts if one.outcome is Outcome.MISSED]
+    counts = {outcome: sum(one.outcome is outcome for one in verdicts) for outcome in Outcome}
+    head = ", ".join(f"{count} {outcome.value}" for outcome, count in counts.items() if count)
+    lines = [f"Of {len(verdicts)} targets: {head} (*close*: short by at most a tenth)."]
+    if missed:
+        lines.append("Missed by more than a tenth:\n")
+        lines += [f"- {one.what}: {one.reached}, required {_escaped(one.required)}" for one in missed]
+    return "\n".join(lines)
+
+
+def _circumstances(result: Result, source: str) -> str:
+    machine = result.machine
+    versions = ", ".join(f"{name} {text}" for name, text in result.versions.items() if text)
+    broker = ", ".join(f"{name}: {text}" for name, text in result.broker.items())
+    return (
+        f"`{result.command}` on {result.started[:10]}, {result.minutes:g} minutes, "
+        f"on {machine['cores']} cores of {machine['processor']}, {machine['memory']}, {machine['kernel']}; "
+        f"load before: {machine['load before']}.\n"
+        f"Every figure: [{source}](../benchmarks/results/{source}).\n\n"
+        f"Versions: {versions}.\n\nBroker, on the same machine: {broker}."
+    )
+
+
+def _markdown(table: Table) -> str:
+    rule = ("---", *("---:" for _ in table.header[1:]))
+    lines = [f"| {' | '.join(_escaped(cell) for cell in row)} |" for row in (table.header, rule, *table.rows)]
+    note = f"\n\n{table.note}" if table.note else ""
+    return f"### {table.title}\n\n" + "\n".join(lines) + note
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _picture(name: str, folder: str) -> str:
+    return (
+        "<picture>\n"
+        f'  <source media="(prefers-color-scheme: dark)" srcset="{folder}/{name}-dark.svg">\n'
+        f'  <img alt="{TITLES[name]}" src="{folder}/{name}-light.svg">\n'
+        "</picture>"
+    )
