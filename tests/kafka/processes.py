@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
 import subprocess
 import sys
@@ -13,14 +14,23 @@ from pathlib import Path
 LEASH = Path(__file__).resolve().parent / "leash.py"
 POLL_INTERVAL_S = 0.05
 
+BELOW_EPHEMERAL = range(15_000, 32_000)
+"""Linux gives outgoing connections ports from 32768 on: one of those may be gone before a server has bound it."""
+
 
 def free_ports(count: int) -> list[int]:
-    """Loopback ports that nobody listens on now, all different."""
+    """Loopback ports that nobody uses now, all different, and that no outgoing connection will be given."""
+    found: list[int] = []
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
+        while len(found) < count:
+            port = BELOW_EPHEMERAL[0] + secrets.randbelow(len(BELOW_EPHEMERAL))
+            one = stack.enter_context(socket.socket())
+            try:
+                one.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            found.append(port)
+    return found
 
 
 def spawn(
