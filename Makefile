@@ -129,6 +129,12 @@ helm-test: setup ## lint, test and validate the chart; needs helm, helm-unittest
 mutants: setup ## mutate the core; at least 85 % of the mutants must be killed
 	$(BIN)/python tests/packaging/check_mutants.py
 
+FUZZ_SECONDS ?= 60
+
+.PHONY: fuzz
+fuzz: setup ## fuzz by coverage, FUZZ_SECONDS a target; writes docs/fuzzing.md
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) --report
+
 .PHONY: evaluate
 evaluate: setup kafka ## replay the test week of DATA through Kafka and compare with scikit-learn
 	$(BIN)/python -m benchmarks.evaluate --data $(DATA)
