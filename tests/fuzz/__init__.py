@@ -1,0 +1,1 @@
+"""Fuzzing of everything that reads bytes which others wrote: one oracle a target, driven in two ways."""
