@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -81,13 +82,16 @@ def load_scorer(settings: Settings) -> Scorer:
     return Scorer(bundle, model, decoder, encoder)
 
 
-async def run(settings: Settings) -> int:
-    """Run the worker until a signal or a failure; returns 0 after a clean drain, else raises HeadraceError."""
+async def run(settings: Settings, listener: socket.socket | None = None) -> int:
+    """Run the worker until a signal or a failure; returns 0 after a clean drain, else raises HeadraceError.
+
+    Its probes answer on ``listener``, where one is given, instead of ``settings.probes``.
+    """
     logs.configure(settings.log.level, settings.log.format)
     metrics, lifecycle = Metrics(), Lifecycle()
     monitor = Monitor(settings, metrics, lifecycle)
     probes = ProbeServer(settings.probes.host, settings.probes.port, metrics.registry, monitor)
-    probes.start()
+    probes.start(listener)
     log.info("starting", version=__version__, pid=os.getpid(), probes_port=probes.port)
     worker = Worker(settings, metrics, lifecycle, monitor)
     stop = asyncio.Event()

@@ -40,6 +40,7 @@ def configure(level: str, log_format: LogFormat, stream: TextIO | None = None) -
     as_json = log_format == "json" or (log_format == "auto" and not stream.isatty())
     renderer = _render_json if as_json else _console_renderer(stream)
     shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),

@@ -116,9 +116,10 @@ class Monitor:
 
     def status(self) -> dict[str, object]:
         """What the worker does, as of the last beat."""
-        live, ready = self.live(), self.ready()
+        live, ready, started = self.live(), self.ready(), self.started()
         return {
             "state": str(self._lifecycle.state),
+            "started": {"ok": started[0], "cause": started[1]},
             "live": {"ok": live[0], "cause": live[1]},
             "ready": {"ok": ready[0], "cause": ready[1]},
             "version": __version__,

@@ -24,7 +24,6 @@ from worker.settings_types import (
     Topic,
     Unique,
     check_ascending,
-    check_processes,
     list_field,
 )
 
@@ -326,10 +325,10 @@ class ProbesSection(Section):
 class RunSection(Section):
     """How the worker uses the machine."""
 
-    processes: Annotated[int, AfterValidator(check_processes)] = Field(
+    processes: Annotated[int, Field(ge=1, le=64)] = Field(
         default=1,
-        json_schema_extra={"minimum": 1, "maximum": 1},
-        description="Worker processes. This version takes 1 only; start more workers with the same group instead.",
+        description="Worker processes in this pod, each a member of the group. One uses about one core; more than"
+        " one run under a supervisor that restarts what crashes and serves the probes of all.",
     )
 
 

@@ -73,16 +73,6 @@ def _check_header(name: str) -> str:
     return name
 
 
-def check_processes(processes: int) -> int:
-    """Refuse more than one process."""
-    if processes != 1:
-        raise _refuse(
-            f"this version runs one process per worker, not {processes}",
-            "write processes: 1, and start more workers with the same kafka.group_id",
-        )
-    return processes
-
-
 def _resolve(path: object, info: ValidationInfo) -> object:
     """Make the text of a path absolute, relative to the folder in the validation context (else the current one)."""
     if not isinstance(path, str):

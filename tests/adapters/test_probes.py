@@ -286,6 +286,21 @@ def test_stop_gives_the_port_back(state: _State, metrics: Metrics) -> None:
     again.stop()
 
 
+def test_a_listener_that_is_bound_already_is_taken(state: _State, metrics: Metrics) -> None:
+    """Whoever starts the worker may know the port before the worker runs."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    server = ProbeServer("192.0.2.1", 1, metrics.registry, state)
+    server.start(listener)
+    try:
+        assert server.port == port
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+            connection.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
+            assert connection.recv(64).startswith(b"HTTP/1.")
+    finally:
+        server.stop()
+
+
 @pytest.mark.parametrize(
     ("host", "family"), [("127.0.0.1", socket.AF_INET), ("localhost", socket.AF_INET), ("::1", socket.AF_INET6)]
 )
@@ -295,7 +310,7 @@ def test_host_with_colons_is_an_ipv6_address(
     """The address family follows from the form of the host."""
     asked: list[tuple[tuple[str, int], socket.AddressFamily]] = []
 
-    def refuse(address: tuple[str, int], family: socket.AddressFamily, _pages: object) -> None:
+    def refuse(address: tuple[str, int], family: socket.AddressFamily, *_: object) -> None:
         asked.append((address, family))
         raise OSError("seen enough")
 

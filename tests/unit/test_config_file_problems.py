@@ -116,9 +116,9 @@ CASES = {
         "model:", "delivery:\n  transaction_interval_s: 6\nmodel:", 9, "delivery.transaction_interval_s",
         "transaction_too_long", "set delivery.transaction_timeout_s to 12 or more",
     ),
-    "two processes": Case(
-        "model:", "run:\n  processes: 2\nmodel:", 9, "run.processes", "refused",
-        "write processes: 1, and start more workers with the same kafka.group_id",
+    "no process": Case(
+        "model:", "run:\n  processes: 0\nmodel:", 9, "run.processes", "bad_value",
+        "write processes: 1, or another value: a whole number from 1 up to 64",
     ),
     "tag": Case("path: bundle", "path: !env bundle", 9, "model.path", "unknown_tag", "write the value without a tag"),
     "tag that does not fit": Case(

@@ -74,11 +74,14 @@ class ProbeServer:
         """The port in use; differs from the one asked for where that was 0 and the server has started."""
         return self._port if self._server is None else int(self._server.server_address[1])
 
-    def start(self) -> None:
-        """Bind and answer from now on; raises EnvironmentFault where the address cannot be had."""
+    def start(self, listener: socket.socket | None = None) -> None:
+        """Bind, or take a ``listener`` that is bound already, and answer from now on.
+
+        Raises EnvironmentFault where the address cannot be had.
+        """
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
         try:
-            self._server = _Server((self._host, self._port), family, self._pages)
+            self._server = _Server((self._host, self._port), family, self._pages, listener)
         except OSError as error:
             raise EnvironmentFault(
                 Problem(
@@ -139,12 +142,18 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, address: tuple[str, int], family: socket.AddressFamily, pages: _Pages) -> None:
+    def __init__(
+        self, address: tuple[str, int], family: socket.AddressFamily, pages: _Pages, listener: socket.socket | None
+    ) -> None:
         self.address_family = family
         self.pages = pages
         self._open: dict[int, socket.socket] = {}
         self._open_lock = threading.Lock()
-        super().__init__(address, _Request)
+        super().__init__(address, _Request, bind_and_activate=listener is None)
+        if listener is not None:
+            self.socket.close()
+            self.socket = listener
+            self.server_address = listener.getsockname()
 
     def server_bind(self) -> None:
         """Bind without HTTPServer's look-up of the host's name, which can take seconds."""

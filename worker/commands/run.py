@@ -15,10 +15,15 @@ def run(config: ConfigOption = DEFAULT_CONFIG) -> int:
     from worker.config_file import load_with_origins
 
     loaded = load_with_origins(config, os.environ)
-    from worker.app import run as run_worker
     from worker.codec import with_lines
 
     try:
+        if loaded.settings.run.processes > 1:
+            from worker.supervisor import Supervisor
+
+            return asyncio.run(Supervisor(loaded.settings).run())
+        from worker.app import run as run_worker
+
         return asyncio.run(run_worker(loaded.settings))
     except ConfigError as error:
         raise with_lines(error, loaded.origins) from error

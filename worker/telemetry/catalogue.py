@@ -330,5 +330,11 @@ BUILD_INFO = Gauge(
     "Always 1; the labels name this build (empty: unknown or not applicable).",
     {"version": OPEN, "commit": OPEN, "ort": OPEN, "cuda": OPEN},
 )
+PROCESS_RESTARTS = Counter(
+    "headrace_process_restarts_total",
+    "restarts",
+    "Worker processes that crashed and were started again; only with `run.processes` above 1.",
+    {"process": OPEN},
+)
 
 CATALOGUE: tuple[Metric, ...] = tuple(item for item in list(globals().values()) if isinstance(item, Metric))
