@@ -9,6 +9,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
+from confluent_kafka import KafkaException
+
 from benchmarks.harness import environments, loads
 from benchmarks.harness.bench import Bench, Case
 from benchmarks.harness.drains import crash, drain
@@ -22,7 +24,7 @@ CRASH_S = 6.0
 # A load nearer to the drain's rate than this only shows that it is too high.
 SPARE = 1.1
 OTHER_REPETITIONS = 3
-EXPECTED = (RuntimeError, TimeoutError, ValueError)
+EXPECTED = (RuntimeError, TimeoutError, ValueError, KafkaException)
 _T = TypeVar("_T")
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from xml.sax.saxutils import escape
 
 WIDTH = 860
+LEFT, TOP, BOTTOM, LEGEND = 70, 60, 350, 220
 FONT = "system-ui, -apple-system, 'Segoe UI', sans-serif"
 
 
@@ -65,7 +66,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A polyline; a dashed one belongs to the solid one of the same colour."""
+    """A polyline; one without a title is not in the legend."""
 
     title: str
     points: tuple[tuple[float, float], ...]
@@ -208,32 +209,34 @@ def lines(
     dots: bool = True,
 ) -> str:
     """Lines over a common axis; ``x_labels`` name the positions 0, 1, ... where the axis is not a number."""
-    height, left, top, bottom = 420, 70, 60, 350
-    legend = 220
-    canvas = Canvas(theme, height, title)
+    canvas = Canvas(theme, 420, title)
     canvas.text(20, 30, title, size=16, bold=True)
     points = [point for one in series for point in one.points]
     first = min(x for x, _ in points)
-    across = Axis(first, max(first + 1e-9, *(x for x, _ in points)), left, WIDTH - legend)
-    up = _vertical([y for _, y in points], bottom, top, logarithmic=logarithmic)
+    across = Axis(first, max(first + 1e-9, *(x for x, _ in points)), LEFT, WIDTH - LEGEND)
+    up = _vertical([y for _, y in points], logarithmic=logarithmic)
     for value in up.ticks():
-        canvas.line([(left, up.at(value)), (WIDTH - legend, up.at(value))], theme.grid)
-        canvas.text(left - 8, up.at(value) + 4, short(value), size=12, anchor="end", faint=True)
+        canvas.line([(across.start, up.at(value)), (across.stop, up.at(value))], theme.grid)
+        canvas.text(LEFT - 8, up.at(value) + 4, short(value), size=12, anchor="end", faint=True)
     marks = [(float(index), label) for index, label in enumerate(x_labels)] or [(v, short(v)) for v in across.ticks()]
     for position, label in marks:
-        canvas.text(across.at(position), bottom + 20, label, size=12, anchor="middle", faint=True)
-    canvas.text((left + WIDTH - legend) / 2, bottom + 44, x_title, size=12, anchor="middle", faint=True)
-    canvas.text(left - 50, top - 10, y_title, size=12, faint=True)
-    for index, one in enumerate(series):
-        colour = theme.series[one.colour % len(theme.series)]
-        placed = [(across.at(x), up.at(y)) for x, y in one.points]
-        canvas.line(placed, colour, width=2, dashed=one.dashed)
-        for x, y in placed if dots else []:
-            canvas.dot(x, y, colour)
-        y = top + 18 * index
-        canvas.line([(WIDTH - legend + 20, y), (WIDTH - legend + 44, y)], colour, width=2, dashed=one.dashed)
-        canvas.text(WIDTH - legend + 50, y + 4, one.title, size=12)
+        canvas.text(across.at(position), BOTTOM + 20, label, size=12, anchor="middle", faint=True)
+    canvas.text((across.start + across.stop) / 2, BOTTOM + 44, x_title, size=12, anchor="middle", faint=True)
+    canvas.text(LEFT - 50, TOP - 10, y_title, size=12, faint=True)
+    for one in series:
+        _draw(canvas, one, [(across.at(x), up.at(y)) for x, y in one.points], dots=dots)
+    for index, one in enumerate(one for one in series if one.title):
+        y, colour = TOP + 18 * index, theme.series[one.colour % len(theme.series)]
+        canvas.line([(across.stop + 20, y), (across.stop + 44, y)], colour, width=2, dashed=one.dashed)
+        canvas.text(across.stop + 50, y + 4, one.title, size=12)
     return canvas.svg()
+
+
+def _draw(canvas: Canvas, one: Line, placed: list[tuple[float, float]], *, dots: bool) -> None:
+    colour = canvas.theme.series[one.colour % len(canvas.theme.series)]
+    canvas.line(placed, colour, width=2, dashed=one.dashed)
+    for x, y in placed if dots else []:
+        canvas.dot(x, y, colour)
 
 
 def stacks(theme: Theme, title: str, labels: Sequence[str], parts: dict[str, list[float]], notes: Sequence[str]) -> str:
@@ -263,9 +266,9 @@ def stacks(theme: Theme, title: str, labels: Sequence[str], parts: dict[str, lis
     return canvas.svg()
 
 
-def _vertical(values: Sequence[float], bottom: float, top: float, *, logarithmic: bool) -> Axis:
+def _vertical(values: Sequence[float], *, logarithmic: bool) -> Axis:
     if not logarithmic:
-        return Axis(0, max(values) * 1.05 or 1.0, bottom, top, logarithmic=False)
+        return Axis(0, max(values) * 1.05 or 1.0, BOTTOM, TOP, logarithmic=False)
     known = [value for value in values if value > 0] or [1.0]
     low = min(known) * 0.8
-    return Axis(low, max(max(known) * 1.2, low * 10), bottom, top, logarithmic=True)
+    return Axis(low, max(max(known) * 1.2, low * 10), BOTTOM, TOP, logarithmic=True)

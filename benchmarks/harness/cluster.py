@@ -18,11 +18,23 @@ PARTITIONS = 8
 # A producer under moderate load: batches of up to 64 KiB, about a hundred of the fraud events.
 PRODUCER = {"linger.ms": 5, "batch.size": 65_536, "queue.buffering.max.kbytes": 262_144, "acks": "all"}
 APPEND_TIME = {"message.timestamp.type": "LogAppendTime"}
-BROKER_PROPERTIES = {"log.retention.check.interval.ms": "5000", "num.io.threads": "4", "num.network.threads": "3"}
+# The session is Kafka's default: on a busy machine a short one costs an election in mid run.
+BROKER_PROPERTIES = {
+    "broker.session.timeout.ms": "9000",
+    "broker.heartbeat.interval.ms": "2000",
+    "log.retention.check.interval.ms": "5000",
+    "num.io.threads": "4",
+    "num.network.threads": "3",
+}
 REQUEST_TIMEOUT_S = 20.0
 POLL_S = 0.25
 # A fresh topic's leader may be elected and not know it yet.
-LEADER_COMES = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART)
+LEADER_COMES = (
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+)
 
 
 class Cluster:

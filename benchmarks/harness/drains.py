@@ -55,6 +55,8 @@ def crash(bench: Bench, case: Case, size: int) -> Crash:
             time.sleep(0.01)
         program.kill9()
         killed_after = bench.cluster.written(target)
+        if killed_after >= size:
+            raise ValueError("the backlog was drained before the kill; take a larger one")
         program.start()
         bench.await_outputs(program, target, size, RESTART_STALL_S)
         program.stop()

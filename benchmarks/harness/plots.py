@@ -15,7 +15,7 @@ COLOURS = {Kind.OURS: "accent", Kind.LIMIT: "limit", Kind.ALTERNATIVE: "other"}
 HISTOGRAM_MS = 60
 TITLES = {
     "throughput": "Throughput on the fraud events",
-    "latency-by-load": "Latency by load, in shares of each system's own capacity",
+    "latency-by-load": "Latency by load, in shares of own capacity: p99 solid, p50 dashed",
     "batches": "Why batches close, by load",
     "latency-histogram": "How latency is distributed",
     "long-run": "Latency during the long run",
@@ -71,7 +71,7 @@ def _latency_by_load(theme: Theme, result: Result, shares: list[str]) -> str:
         windows = [(shares.index(one.load), by_reader(one)) for one in result.latencies if _is(one, name, shares)]
         for dashed, get in ((False, "p99"), (True, "p50")):
             points = tuple((float(at), getattr(found, get)) for at, found in windows)
-            series.append(Line(f"{_plain(entry)}, {get}"[:34], points, colour, dashed))
+            series.append(Line("" if dashed else _plain(entry), points, colour, dashed))
     title = TITLES["latency-by-load"]
     return charts.lines(theme, title, series, x_title="load", y_title="ms", x_labels=shares)
 
@@ -107,12 +107,12 @@ def _histogram(theme: Theme, result: Result, load: str) -> str:
 
 def _long_run(theme: Theme, result: Result) -> str:
     series = []
+    title = f"{TITLES['long-run']}, {result.long_runs[0].rate:,.0f} events/s"
     for colour, one in enumerate(result.long_runs):
         for shift, get in enumerate(("p999", "p99", "p50")):
             points = tuple((window.at_s / 60, getattr(window.latency, get)) for window in one.windows)
-            title = f"{_plain(Entry(SYSTEMS[one.system], one.variant))}, {get.replace('p999', 'p99.9')}"[:34]
-            series.append(Line(title, points, 3 * colour + shift))
-    return charts.lines(theme, TITLES["long-run"], series, x_title="minutes", y_title="ms", dots=False)
+            series.append(Line(get.replace("p999", "p99.9"), points, 3 * colour + shift))
+    return charts.lines(theme, title, series, x_title="minutes", y_title="ms", dots=False)
 
 
 def _reason(one: Latency, name: str) -> int:

@@ -33,7 +33,10 @@ def tables(result: Result) -> list[Table]:
 
 
 def _targets(summary: Summary) -> Table:
-    rows = [(one.what, one.required, one.reached, one.outcome.value) for one in targets.judge(summary)]
+    judged = targets.judge(summary)
+    if summary.result.form != "full":
+        judged = [one for one in judged if one.outcome is not targets.Outcome.UNKNOWN]
+    rows = [(one.what, one.required, one.reached, one.outcome.value) for one in judged]
     return Table("Targets", ("target", "required", "reached", "outcome"), tuple(rows))
 
 

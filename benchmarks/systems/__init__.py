@@ -115,14 +115,14 @@ SYSTEMS = {
         ),
         System(
             "confluent_loop",
-            "hand-written loop, confluent-kafka",
+            "hand-written loop",
             Kind.ALTERNATIVE,
             Runtime.PYTHON,
             {"unsafe": "unsafe", "safe": "safe"},
         ),
         System(
             "tutorial_loop",
-            "tutorial loop, aiokafka",
+            "tutorial loop",
             Kind.ALTERNATIVE,
             Runtime.PYTHON,
             {"auto_commit": "automatic commit", "commit_each": "commit each"},

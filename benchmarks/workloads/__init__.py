@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from benchmarks.harness.places import CACHE
 from benchmarks.workloads import recipes
-from benchmarks.workloads.recipes import ID_FIELD, ID_SCHEMA, Recipe
+from benchmarks.workloads.recipes import ID_EXAMPLE, ID_FIELD, ID_SCHEMA, Recipe
 
 SEED = 20_240_501
+GOLDEN_ROWS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,12 @@ def _write(folder: Path, workload: Workload) -> None:
     pool = b"\n".join(b"%s\t%s" % (key.encode(), body) for key, body in zip(keys, bodies, strict=True))
     (folder / "pool.jsonl").write_bytes(pool)
     _write_contract(folder, workload.name, recipe, model)
+    golden = {
+        "rows": [{ID_FIELD: ID_EXAMPLE, **row} for row in recipe.rows[:GOLDEN_ROWS]],
+        "expected": {recipe.output: expected[:GOLDEN_ROWS].tolist()},
+        "tolerance": 1e-5,
+    }
+    (folder / "golden.json").write_bytes(orjson.dumps(golden))
 
 
 def _write_contract(folder: Path, name: str, recipe: Recipe, model: bytes) -> None:
@@ -136,6 +143,7 @@ def _write_contract(folder: Path, name: str, recipe: Recipe, model: bytes) -> No
         "sha256": hashlib.sha256(model).hexdigest(),
         "inputs": [dict(entry) for entry in recipe.inputs],
         "outputs": {recipe.output: {"output": recipe.output}},
+        "golden": "golden.json",
     }
     (folder / "model.yaml").write_text(yaml.safe_dump(manifest, sort_keys=False))
     sections: Mapping[str, Mapping[str, object]] = {

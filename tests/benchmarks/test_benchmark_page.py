@@ -1,0 +1,125 @@
+"""The page and its plots, made from a result."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from benchmarks.harness import charts, document, terminal
+from benchmarks.harness.charts import Axis, nice_step
+from benchmarks.harness.places import PAGE, PLOTS, RESULTS
+from benchmarks.harness.plots import plots
+from benchmarks.harness.results import save
+from tests.benchmarks.samples import result
+
+EMPTY_PAGE = f"# Title\n\n{document.BEGIN}\nold\n{document.END}\n\nprose\n"
+
+
+def test_committed_page_is_up_to_date() -> None:
+    """docs/performance.md and its plots are what the newest committed full result gives."""
+    assert document.stale(PAGE, PLOTS, RESULTS) == []
+
+
+def test_page_keeps_its_prose(tmp_path: Path) -> None:
+    """Only what is between the marks is replaced, and a second writing changes nothing."""
+    page = tmp_path / "performance.md"
+    page.write_text(EMPTY_PAGE)
+    save(result(), tmp_path)
+    written = document.write(page, tmp_path / "performance", tmp_path)
+    text = page.read_text()
+    assert text.startswith("# Title\n")
+    assert text.endswith("\nprose\n")
+    assert "old" not in text
+    assert len(written) == 11
+    assert document.stale(page, tmp_path / "performance", tmp_path) == []
+
+
+def test_a_page_without_marks_is_refused(tmp_path: Path) -> None:
+    """Nothing is overwritten where the place for the figures is missing."""
+    page = tmp_path / "performance.md"
+    page.write_text("# Title\n")
+    with pytest.raises(ValueError, match="lacks the lines"):
+        document.write(page, tmp_path, tmp_path)
+    assert page.read_text() == "# Title\n"
+
+
+def test_plots_of_an_older_result_are_removed(tmp_path: Path) -> None:
+    """A plot for which there are no figures any more does not stay behind."""
+    page, old = tmp_path / "performance.md", tmp_path / "old-light.svg"
+    page.write_text(EMPTY_PAGE)
+    old.write_text("<svg/>")
+    assert document.stale(page, tmp_path, tmp_path) == [page, old]
+    document.write(page, tmp_path, tmp_path)
+    assert not old.exists()
+
+
+def test_shortfalls_come_first() -> None:
+    """What was missed by more than a tenth stands above every table."""
+    text = document.section(result(), "full.json", "performance")
+    assert text.index("p99 at 70 %: 25.9 ms") < text.index("### Targets")
+
+
+def test_losses_show_in_the_table() -> None:
+    """The kill test of a system that loses events says so in bold."""
+    assert "**3 lost**, 15 repeated; silent 46 s" in document.section(result(), "full.json", "performance")
+
+
+def test_tables_have_as_many_cells_as_their_header() -> None:
+    """No cell of any row is lost or shifted."""
+    lines = [line for line in document.section(result(), "full.json", "p").splitlines() if line.startswith("|")]
+    widths = [line.count("|") for line in lines]
+    rules = [index for index, line in enumerate(lines) if line.startswith("| ---")]
+    assert len(rules) == 12
+    for index, rule in enumerate(rules):
+        stop = rules[index + 1] - 1 if index + 1 < len(rules) else len(lines)
+        assert set(widths[rule - 1 : stop]) == {widths[rule]}
+
+
+def test_terminal_shows_the_same_figures() -> None:
+    """The command prints the tables that the page has, without its markup."""
+    text = terminal.tables(result())
+    assert "Headrace, at least once" in text
+    assert "**" not in text
+    assert "3 lost, 15 repeated; silent 46 s" in text
+
+
+def test_listing_names_every_system() -> None:
+    """--list shows what --system takes."""
+    assert "headrace        Headrace: at_least_once, exactly_once" in terminal.listing()
+
+
+def test_plots_are_well_formed_in_both_themes() -> None:
+    """Every plot parses as XML and has a title, light and dark."""
+    made = plots(result())
+    assert sorted(made) == sorted(
+        f"{name}-{theme}.svg"
+        for name in ("throughput", "latency-by-load", "batches", "latency-histogram", "long-run")
+        for theme in ("dark", "light")
+    )
+    for text in made.values():
+        root = ET.fromstring(text)  # noqa: S314 - our own text
+        assert root.findtext("{http://www.w3.org/2000/svg}title")
+
+
+def test_bars_are_as_long_as_their_values() -> None:
+    """A bar of half the value is half as long."""
+    rows = [charts.Bar(name, value, value, value, "", "accent") for name, value in (("a", 100.0), ("b", 50.0))]
+    root = ET.fromstring(charts.bars(charts.LIGHT, "t", rows))  # noqa: S314 - our own text
+    _, first, second = (float(one.attrib["width"]) for one in root.iter("{http://www.w3.org/2000/svg}rect"))
+    assert first == pytest.approx(2 * second, abs=0.2)
+
+
+def test_logarithmic_axis_spreads_decades_evenly() -> None:
+    """10 lies in the middle between 1 and 100; what is outside sticks to the end."""
+    axis = Axis(1, 100, 0, 200, logarithmic=True)
+    assert axis.at(10) == pytest.approx(100)
+    assert axis.at(0) == 0
+    assert axis.ticks() == [1, 2, 5, 10, 20, 50, 100]
+
+
+def test_linear_ticks_are_round() -> None:
+    """About five of them, at 1, 2 or 5 times a power of ten."""
+    assert Axis(0, 190_000, 0, 1).ticks() == [0, 50_000, 100_000, 150_000]
+    assert nice_step(0.03) == pytest.approx(0.05)
