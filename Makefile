@@ -139,6 +139,12 @@ fuzz: setup ## fuzz by coverage, FUZZ_SECONDS a target; writes docs/fuzzing.md
 evaluate: setup kafka ## replay the test week of DATA through Kafka and compare with scikit-learn
 	$(BIN)/python -m benchmarks.evaluate --data $(DATA)
 
+.PHONY: bench bench-quick
+bench: setup kafka ## Headrace beside its limits and alternatives: about 2 hours; writes docs/performance.md
+	$(BIN)/python -m benchmarks --form full
+bench-quick: setup kafka ## its short form, about 5 minutes; choose more by python -m benchmarks --help
+	$(BIN)/python -m benchmarks --form quick
+
 .PHONY: lock
 lock: setup ## resolve the dependencies anew: make lock UPGRADE=--upgrade
 	requirements/lock.sh $(UPGRADE)
