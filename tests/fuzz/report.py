@@ -35,7 +35,7 @@ Hypothesis drives them in `make test`, and every kept input is replayed there.
 _READING: Final = """
 An execution is one input through the whole oracle, which may call the code under test a dozen times.
 Edges are branches of the worker's modules that libFuzzer saw taken.
-Kept are the inputs in `tests/fuzz/corpus/`: those that reach what no seed reaches, and one for each finding.
+Kept are the inputs in `tests/fuzz/corpus/`: those that reach what no seed reaches, and those that broke an oracle once.
 An input that takes more than 30 s or 2 GiB counts as a crash.
 A run starts from what earlier runs on the same machine found, so that its edges grow with every run.
 """
@@ -90,7 +90,8 @@ def page(report: Mapping[str, Any]) -> str:
     ]
     findings = [[one["target"], one["found"], one["now"]] for one in report["found_and_fixed"]]
     lines = [f"Command: `{report['command']}`.", f"Versions: {versions}.", "", "## Last run", "", *_table(head, rows)]
-    fixed = ["", "## Found and fixed", "", *_table(["Target", "Input", "Now"], findings), ""]
+    origin = "By these targets, by the tests of hostile bundles, or while either was written; each has a test."
+    fixed = ["", "## Found and fixed", "", origin, "", *_table(["Target", "Input", "Now"], findings), ""]
     return _HEAD + "\n" + "\n".join(lines) + "\n" + _READING + "\n".join(fixed)
 
 
