@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -35,7 +36,7 @@ CUSTOM = "custom"
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Run what the arguments say: 0 measured, 1 a page is out of date, 2 it could not be run."""
+    """Run what the arguments say: 0 measured, 1 a page is out of date, 2 it could not be run, 130 stopped."""
     arguments = list(sys.argv[1:] if given is None else given)
     options = _parser().parse_args(arguments)
     if options.list:
@@ -43,12 +44,17 @@ def main(given: Sequence[str] | None = None) -> int:
         return 0
     if options.page or options.check_page:
         return _page(check=options.check_page)
+    # Ended in order, a run takes its broker and its scratch folder with it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         plan = _plan(options)
         path = measure(plan, arguments, options.out)
     except (LookupError, MissingToolError) as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"benchmarks: stopped; what was measured until then is in {_shown(options.out)}", file=sys.stderr)
+        return 130
     print(f"\nall figures: {_shown(path)}")
     if plan.form == "full":
         print(f"written: {', '.join(_shown(one) for one in document.write(PAGE, PLOTS, RESULTS))}")
