@@ -22,13 +22,14 @@ from collections.abc import Sequence
 from datetime import timedelta
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import bytewax.operators as op
 import numpy as np
 import onnxruntime as ort
 import orjson
-from bytewax.connectors.kafka import KafkaSink, KafkaSinkMessage, KafkaSource, KafkaSourceMessage
-from bytewax.dataflow import Dataflow
+from bytewax.connectors.kafka import KafkaSink, KafkaSinkMessage, KafkaSource
+from bytewax.dataflow import Dataflow, Stream
 from bytewax.errors import BytewaxRuntimeError
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.run import cli_main
@@ -49,7 +50,7 @@ class Scorer:
         self._session = ort.InferenceSession(os.environ["BENCH_MODEL"], options, providers=["CPUExecutionProvider"])
         self._pick = itemgetter(*FIELDS)
 
-    def __call__(self, messages: Sequence[KafkaSourceMessage[bytes, bytes]]) -> list[KafkaSinkMessage[bytes, bytes]]:
+    def __call__(self, messages: Sequence[Any]) -> list[KafkaSinkMessage[bytes, bytes]]:
         """One output per message, in their order."""
         events = [orjson.loads(message.value) for message in messages]
         rows = [self._pick(event) for event in events]
@@ -66,7 +67,7 @@ def build(variant: str) -> Dataflow:
     brokers = [os.environ["BENCH_BOOTSTRAP"]]
     flow = Dataflow("scoring")
     score = Scorer()
-    messages = op.input("in", flow, KafkaSource(brokers, [os.environ["BENCH_INPUT"]]))
+    messages: Stream[Any] = op.input("in", flow, KafkaSource(brokers, [os.environ["BENCH_INPUT"]]))
     if variant == "batch":
         scored = op.flat_map_batch("score", messages, score)
     else:

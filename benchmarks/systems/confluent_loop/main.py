@@ -81,7 +81,7 @@ class Loop:
             if error := message.error():
                 raise KafkaException(error)
             keys.append(message.key())
-            events.append(orjson.loads(message.value()))
+            events.append(orjson.loads(message.value() or b""))
         pick = itemgetter(*FIELDS)
         features = np.array([pick(event) for event in events], np.float32).reshape(len(events), len(FIELDS))
         scores = self._model.run(["score"], {"features": features})[0].reshape(-1).tolist()

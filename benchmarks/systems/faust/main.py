@@ -15,6 +15,7 @@ import asyncio
 import os
 import sys
 from operator import itemgetter
+from typing import Any
 
 import faust
 import numpy as np
@@ -60,13 +61,13 @@ def build() -> faust.App:
         producer_linger=0.005,
         producer_max_batch_size=1 << 20,
     )
-    raw = {"key_serializer": "raw", "value_serializer": "raw"}
+    raw: dict[str, Any] = {"key_serializer": "raw", "value_serializer": "raw"}
     source = app.topic(os.environ["BENCH_INPUT"], **raw)
     target = app.topic(os.environ["BENCH_OUTPUT"], **raw)
     scorer = Scorer()
 
     @app.agent(source)
-    async def score(stream: faust.StreamT[bytes]) -> None:
+    async def score(stream: Any) -> None:
         async for events in stream.take_events(BATCH_SIZE, within=BATCH_WAIT_S):
             outputs = scorer.outputs([event.value for event in events])
             sent = [await target.send(key=event.key, value=value) for event, value in zip(events, outputs, strict=True)]

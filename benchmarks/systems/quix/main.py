@@ -34,7 +34,7 @@ from quixstreams.sinks.base.item import SinkItem
 BATCH_SIZE = 500
 FIELDS = os.environ["BENCH_FIELDS"].split(",")
 ID = os.environ["BENCH_ID"]
-CHECKPOINTS = {
+CHECKPOINTS: dict[str, dict[str, Any]] = {
     "message": {"commit_interval": 1.0, "commit_every": 8192},
     "batch": {"commit_interval": 0.1, "commit_every": 4096, "consumer_poll_timeout": 0.005},
 }
