@@ -46,6 +46,8 @@ class Ledger:
         self._held = threading.Event()
         self._added: list[TopicPartition] = []
         self._removed: list[TopicPartition] = []
+        self._positions: dict[tuple[str, int], int] = {}
+        self._renewed = False
         self._failure: BaseException | None = None
         self._threads: list[threading.Thread] = []
         self._seq = 0
@@ -86,8 +88,9 @@ class Ledger:
         wait_until(lambda: not self._removed, timeout_s=20, what=lambda: f"the ledger keeps reading {topic}")
 
     def open_topic(self, topic: str, partitions: int) -> None:
-        """Read a topic that was created anew from its beginning."""
+        """Read a topic that was created anew from its beginning, with a client that never knew the old one."""
         with self._lock:
+            self._renewed = True
             self._added += [TopicPartition(topic, at, 0) for at in range(partitions)]
 
     def stop_writing(self) -> None:
@@ -245,7 +248,31 @@ class Ledger:
     # ---- reading -----------------------------------------------------------------------------------------
 
     def _read(self, committed_only: bool) -> None:
-        consumer = Consumer(
+        consumer = self._consumer(committed_only)
+        try:
+            while self._reading.is_set():
+                with self._lock:
+                    added, self._added = self._added, []
+                    renewed, self._renewed = self._renewed, False
+                    if self._removed:
+                        consumer.incremental_unassign(self._removed)
+                        for at in self._removed:
+                            self._positions.pop((at.topic, at.partition))
+                        self._removed = []
+                if renewed:
+                    consumer.close()
+                    consumer = self._consumer(committed_only)
+                    added += [TopicPartition(*place, offset) for place, offset in self._positions.items()]
+                if added:
+                    consumer.incremental_assign(added)
+                    self._positions |= {(at.topic, at.partition): at.offset for at in added}
+                self._take([one for one in consumer.consume(READ_BATCH, timeout=0.05) if _is_record(one)])
+        finally:
+            consumer.close()
+
+    def _consumer(self, committed_only: bool) -> Consumer:
+        """A client that reads what it is assigned."""
+        return Consumer(
             {
                 "bootstrap.servers": self._bootstrap,
                 "group.id": f"ledger-{uuid.uuid4().hex}",
@@ -257,18 +284,6 @@ class Ledger:
                 "log_level": 0,
             }
         )
-        try:
-            while self._reading.is_set():
-                with self._lock:
-                    added, self._added = self._added, []
-                    if self._removed:
-                        consumer.incremental_unassign(self._removed)
-                        self._removed = []
-                if added:
-                    consumer.incremental_assign(added)
-                self._take([one for one in consumer.consume(READ_BATCH, timeout=0.05) if _is_record(one)])
-        finally:
-            consumer.close()
 
     def _take(self, messages: list[Message]) -> None:
         """Enter what was read."""
@@ -278,6 +293,7 @@ class Ledger:
         lanes: set[Lane] = set()
         with self._lock:
             for message in messages:
+                self._positions[message.topic() or "", message.partition() or 0] = (message.offset() or 0) + 1
                 lane = self._enter(message, scores)
                 if lane is not None:
                     lanes.add(lane)

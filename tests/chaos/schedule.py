@@ -99,7 +99,7 @@ def full(guarantee: str, seed: int = 1, *, nodes: int = 3) -> Plan:
         *TOPICS,
     ]
     rng.shuffle(chosen)
-    return Plan(seed, guarantee, tuple(chosen), nodes=nodes, workers=3, rate=600, records=1_000_000)
+    return Plan(seed, guarantee, tuple(chosen), nodes=nodes, workers=3, rate=900, records=1_000_000)
 
 
 def _spread(rng: random.Random, names: list[str], times: int) -> list[str]:

@@ -185,6 +185,12 @@ async def _reading(section: KafkaSection, topic: str, ends: Mapping[int, int] | 
         yield _Reader(consumer, topic, ends)
     except kafka.KafkaError as error:
         raise broker_error(error, f"reading {topic}") from error
+    except UnicodeDecodeError as error:
+        message = f"topic {topic} holds a record that the worker did not write: a header's name is no UTF-8"
+        remedy = (
+            "narrow the selection with --since, or take the record out of the topic with Kafka's delete-records tool"
+        )
+        raise BrokerError(Problem(message, remedy, code="unreadable_record")) from error
     finally:
         await asyncio.shield(consumer.stop())
 

@@ -37,6 +37,9 @@ METADATA_MAX_AGE_MS = 10_000
 MAX_POLL_INTERVAL_MS = 600_000
 """aiokafka leaves the group when nobody polls for so long; progress is judged by our own watch, long before."""
 
+UNREADABLE = (kafka.CorruptRecordException, UnicodeDecodeError)
+"""A batch whose checksum is wrong; a record with a header whose name is no UTF-8, which aiokafka cannot decode."""
+
 NOT_OURS = ClientPartition("__headrace_tick", 0)
 """Polling a partition that nobody owns keeps membership alive and every prefetched record in place."""
 
@@ -185,7 +188,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
             return polled
         try:
             fetched = await self._fetched(tps or [NOT_OURS], max_records, timeout_s)
-        except kafka.CorruptRecordException:
+        except UNREADABLE:
             self._careful |= set(self._positions)
             self._seek_back()
             return []
@@ -263,7 +266,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
         client_tp = ClientPartition(*tp)
         try:
             fetched = await self._client.getmany(client_tp, timeout_ms=timeout_ms, max_records=1)
-        except kafka.CorruptRecordException as error:
+        except UNREADABLE as error:
             if self._epochs.get(tp) != epoch:
                 return []
             self._seek(tp, position + 1)
