@@ -29,7 +29,7 @@ STALL_S = 20.0
 # A killed member keeps its partitions until its session ends, 45 s by default in librdkafka and Java.
 RESTART_STALL_S = 75.0
 LARGEST_BACKLOG_BYTES = 1_600_000_000
-SIZES = (20_000, 60_000, 200_000, 600_000, 1_800_000)
+SIZES = (20_000, 200_000, 600_000, 1_800_000)
 
 
 @dataclass(frozen=True, slots=True)

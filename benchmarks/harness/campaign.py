@@ -21,6 +21,8 @@ from benchmarks.systems import Entry, Kind
 from benchmarks.workloads import WORKLOADS
 
 CRASH_S = 6.0
+# A shorter trial drain says too little of the speed: a few large batches may be all of it.
+TRIAL_S = 0.7
 # A load nearer to the drain's rate than this only shows that it is too high.
 SPARE = 1.1
 OTHER_REPETITIONS = 3
@@ -67,18 +69,27 @@ class Campaign:
                         self._fail(row[0], row[1], "installation", str(error))
 
     def _probe(self) -> None:
-        """An uncounted drain of the smallest backlog per row: it warms everything up and gives the scale."""
+        """Find out what works, and how fast about."""
         for entry, workload in self._plan.rows:
             case = self._case(entry, workload)
-            if case is None:
-                continue
-            smallest = min(self._bench.sizes(case.pool))
-            found = self._attempt(case, "trial drain", partial(drain, self._bench, case, smallest, 0))
-            if found is None:
+            speed = None if case is None else self._trial(case)
+            if speed is None:
                 self._broken.add(f"{entry.name} {workload}")
             else:
-                self._drained[entry.name, workload] = found.events_per_s
+                self._drained[entry.name, workload] = speed
                 self._say(f"{entry.name} on {workload}: works")
+
+    def _trial(self, case: Case) -> float | None:
+        """Uncounted drains, from the smallest backlog on, until one takes long enough to tell the speed."""
+        speed = None
+        for size in self._bench.sizes(case.pool):
+            found = self._attempt(case, "trial drain", partial(drain, self._bench, case, size, 0))
+            if found is None:
+                return None
+            speed = found.events_per_s
+            if size / speed >= TRIAL_S:
+                break
+        return speed
 
     def _throughput(self) -> None:
         """Interleaved: each repetition goes once through all systems of a workload."""
@@ -102,8 +113,6 @@ class Campaign:
             return
         self._result.drains.append(found)
         self._keep()
-        # A drain that was short only because the trial one was still cold: take more next time.
-        self._drained[entry.name, workload] = max(speed, found.events_per_s)
         clean = "" if found.tally.is_clean else f"; {found.tally}"
         self._say(f"{entry.name} on {workload}: {found.events_per_s:,.0f} events/s, {found.cpu_us:.1f} us{clean}")
 
