@@ -77,10 +77,9 @@ def histogram(values: Times) -> list[tuple[int, int]]:
     return [(int(value), int(count)) for value, count in zip(found, counts, strict=True)]
 
 
-def lag(trace: Trace, step_ms: float = LAG_STEP_MS) -> tuple[Times, NDArray[np.int64]]:
-    """Events appended to the input and not yet to the output, sampled every ``step_ms``."""
-    entered = np.sort(trace.appended_in[np.isfinite(trace.appended_in)])
-    left = np.sort(trace.appended_out[np.isfinite(trace.appended_out)])
+def lag(entered: Times, left: Times, step_ms: float = LAG_STEP_MS) -> tuple[Times, NDArray[np.int64]]:
+    """How many events have entered and not yet left, sampled every ``step_ms``."""
+    entered, left = (np.sort(times[np.isfinite(times)]) for times in (entered, left))
     at = np.arange(entered[0], max(entered[-1], left[-1] if len(left) else 0) + step_ms, step_ms)
     return at, np.searchsorted(entered, at, "right") - np.searchsorted(left, at, "right")
 
@@ -94,7 +93,7 @@ def why_not_held(trace: Trace, rate: float) -> str:
     late = percentiles(trace.appended_in - trace.planned)
     if late.p99 > GENERATOR_LATE_MS:
         return f"the generator was late: p99 {late.p99:.0f} ms"
-    at, lags = lag(trace)
+    at, lags = lag(trace.appended_in, trace.appended_out)
     sent = lags[at <= np.nanmax(trace.appended_in)]
     quarters = np.array_split(sent, 4)
     early, end = float(np.median(quarters[1])), float(np.median(quarters[3]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.harness.bench import Bench, Case
-from benchmarks.harness.figures import Trace, histogram, lag, percentiles, recovery_s, why_not_held
+from benchmarks.harness.figures import Times, Trace, histogram, lag, percentiles, recovery_s, why_not_held
 from benchmarks.harness.loops import Observation, observe
 from benchmarks.harness.results import Burst, Capacity, Latency, LongRun, Window
 from benchmarks.harness.search import highest_held
@@ -63,7 +63,8 @@ def burst(bench: Bench, case: Case, capacity_per_s: float) -> Burst:
     """70 % of the capacity, 110 % for half a minute, and 70 % again."""
     base, peak = BASE * capacity_per_s, BURST * capacity_per_s
     seen = observe(bench, case, [(base, BEFORE_S), (peak, BURST_S), (base, AFTER_S)])
-    at, lags = lag(seen.trace)
+    # From the plan on, so that what waits in an overtaxed generator counts as well.
+    at, lags = lag(seen.trace.planned, _left(case, seen.trace))
     start = seen.start_ms + BEFORE_S * 1000
     return Burst(
         **case.names,
@@ -102,6 +103,10 @@ def _windows(case: Case, seen: Observation) -> list[Window]:
     return windows
 
 
-def _by_reader(case: Case, trace: Trace) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _by_reader(case: Case, trace: Trace) -> Times:
     """Latency as the system's readers have it: to the append, or, with transactions, to the arrival."""
-    return (trace.arrived if case.entry.is_transactional else trace.appended_out) - trace.appended_in
+    return _left(case, trace) - trace.appended_in
+
+
+def _left(case: Case, trace: Trace) -> Times:
+    return trace.arrived if case.entry.is_transactional else trace.appended_out

@@ -68,7 +68,8 @@ def test_histogram_counts_whole_milliseconds() -> None:
 
 def test_lag_is_what_is_between_the_topics() -> None:
     """With 50 ms of delay at 1,000 a second, 50 events are under way."""
-    _, lags = lag(trace(np.full(1000, 50.0)))
+    made = trace(np.full(1000, 50.0))
+    _, lags = lag(made.appended_in, made.appended_out)
     assert int(np.median(lags)) == 50
 
 
