@@ -49,7 +49,8 @@ class Generator:
             now_s = time.time()
             due = int(np.searchsorted(self._planned, (now_s - start_s) * 1000, "right"))
             if due > sent:
-                await asyncio.gather(*(self._send(lane, sent, due) for lane in range(PARTITIONS)))
+                lanes = {(self._first + index) % PARTITIONS for index in range(sent, min(due, sent + PARTITIONS))}
+                await asyncio.gather(*(self._send(lane, sent, due) for lane in lanes))
                 sent = due
             if sent < total:
                 wait_s = start_s + self._planned[sent] / 1000 - time.time()
