@@ -17,7 +17,7 @@ from worker.adapters.engine import Engine, Model
 from worker.adapters.kafka_fencing import Stamp
 from worker.adapters.kafka_sink import KafkaSink
 from worker.adapters.kafka_source import KafkaSource, Polled, Unreadable
-from worker.adapters.kafka_transactions import TransactionalSink
+from worker.adapters.kafka_transactions import BROKER_ABORT_LAG_S, TransactionalSink
 from worker.core.actions import CommitOffsets, Outcome, Produce, RunBatch
 from worker.core.batching import Batch
 from worker.core.offsets import Commit
@@ -31,9 +31,6 @@ log = structlog.get_logger("headrace.driver")
 
 POLL_TIMEOUT_S = 0.2
 """How long a poll waits for the first record; new records end the wait at once."""
-
-BROKER_ABORT_LAG_S = 30.0
-"""Brokers look for expired transactions every 10 s; the margin covers a slow one."""
 
 FINAL_COMMIT_TIMEOUT_S = 5.0
 """Part of a drain that is kept for its commit."""
@@ -70,7 +67,7 @@ class Driver:
         self.draining = False
         self._given_up = 0
         self.assigned_once = False
-        self.polled_at = self._roomless_at = self._loop.time()
+        self.polled_at = self._roomless_at = self.moved_at = self._loop.time()
 
     # ---- assignment (called by the source) ---------------------------------------------------------------
 
@@ -146,7 +143,7 @@ class Driver:
     def _admit(self, span: Span, now: float) -> None:
         """Give one span to the pipeline and account for it."""
         begun = time.perf_counter()
-        span.received_at = now
+        span.received_at = self.moved_at = now
         decoded = self._pipeline.records_received(span, now)
         if decoded is not None:
             self._recorder.received(span, time.perf_counter() - begun)
@@ -181,8 +178,9 @@ class Driver:
             self.fail(result)
             return
         begun = time.perf_counter()
+        self.moved_at = self._loop.time()
         try:
-            self._pipeline.batch_succeeded(batch, result, self._loop.time())
+            self._pipeline.batch_succeeded(batch, result, self.moved_at)
         except Exception as error:  # noqa: BLE001 # a bug; ends the worker through run()
             self.fail(error)
             return
@@ -191,7 +189,7 @@ class Driver:
 
     def _delivered(self, parcel: Parcel, refused: Mapping[int, Refusal]) -> None:
         """The sink's verdict on a parcel."""
-        now = self._loop.time()
+        now = self.moved_at = self._loop.time()
         self._pipeline.parcel_delivered(parcel, refused, now)
         self._recorder.delivered(parcel, len(refused), now - parcel.sent_at)
         self._pump()
@@ -246,7 +244,7 @@ class Driver:
         except Exception as error:  # noqa: BLE001 # handed to run(), which ends the worker with it
             self.fail(error)
             return
-        now = self._loop.time()
+        now = self.moved_at = self._loop.time()
         self._recorder.committed(commit.offsets, now - begun, done=done)
         if done:
             self._pipeline.offsets_committed(now)
@@ -312,6 +310,7 @@ class Driver:
 
     def transaction_committed(self, commit: Commit | None, took_s: float) -> None:
         """Outputs and offsets are committed."""
+        self.moved_at = self._loop.time()
         self._recorder.transaction("committed", took_s)
         if commit is not None:
             self._recorder.committed(commit.offsets, took_s, done=True)
@@ -323,6 +322,7 @@ class Driver:
 
         What a draining worker drops is read by others: because it gives up, or, fenced, because they own it already.
         """
+        self.moved_at = self._loop.time()
         self._recorder.transaction("fenced" if fenced else "aborted", 0.0)
         tps = self._pipeline.partitions()
         if self.draining and not fenced:

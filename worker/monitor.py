@@ -31,6 +31,10 @@ BEAT_S = 0.25
 LOOP_LIMIT_S = 10.0
 ENGINE_LIMIT_S = 60.0
 POLL_LIMIT_S = 90.0
+
+PROGRESS_LIMIT_S = 180.0
+"""Nothing that ends by itself takes so long: time-outs of requests and transactions are shorter."""
+
 REACH_INTERVAL_S = 2.0
 REACH_LIMIT_S = 7.0
 REPORT_INTERVAL_S = 10.0
@@ -74,23 +78,27 @@ class Monitor:
         """Begin to watch a running pipeline."""
         self._parts = (pipeline, driver, recorder)
         self._model = dict(model)
-        self._reached_at = time.monotonic()
+        self._reached_at = self._reached_first_at = time.monotonic()
 
     # ---- answers (any thread) ----------------------------------------------------------------------------
 
     def live(self) -> tuple[bool, str]:
-        """Whether the loop turns, the engine returns, the poll loop polls and the Kafka client is not stuck."""
+        """Whether the loop turns, the engine returns, the poll loop polls, records move, and no client is stuck."""
         beat_age = time.monotonic() - self._beat_at
         if beat_age > LOOP_LIMIT_S:
             return False, f"the event loop has not turned for {beat_age:.0f} s"
         if self._parts is not None:
-            _, driver, _ = self._parts
+            pipeline, driver, _ = self._parts
             busy_s = driver.engine.busy_s()
             if busy_s > ENGINE_LIMIT_S:
                 return False, f"a model call has run for {busy_s:.0f} s"
             poll_age = self._poll_age(driver)
             if poll_age > POLL_LIMIT_S and self.reachable and driver.assigned_once and not driver.draining:
                 return False, f"the poll loop has not polled for {poll_age:.0f} s although the broker answers"
+            idle_s = time.monotonic() - max(driver.moved_at, self._reached_first_at)
+            if idle_s > PROGRESS_LIMIT_S and pipeline.in_flight() and self.reachable and not driver.draining:
+                count = pipeline.in_flight()
+                return False, f"{count} records are in flight and none has moved for {idle_s:.0f} s"
         return not self._stuck, self._stuck
 
     def ready(self) -> tuple[bool, str]:
@@ -172,7 +180,10 @@ class Monitor:
             except TimeoutError:
                 updated = False
             if updated:
-                self._reached_at = time.monotonic()
+                now = time.monotonic()
+                if not self.reachable:
+                    self._reached_first_at = now
+                self._reached_at = now
                 self._hold(client.cluster.partitions_for_topic(self._settings.kafka.output_topic))
             if self.reachable != was_reachable:
                 was_reachable = self.reachable
@@ -286,6 +297,8 @@ class Monitor:
             (M.STALE_RECORDS, tally.stale_rows, {}),
             (M.PRODUCER_REBUILDS, driver.sink.rebuilds, {}),
         ):
+            if metric is M.PRODUCER_REBUILDS and total > metrics.value(metric):
+                driver.moved_at = time.monotonic()  # it tries, and hears why it fails
             metrics.count(metric, total - metrics.value(metric, **labels), **labels)
 
     def _counts(self) -> tuple[float, float, int]:

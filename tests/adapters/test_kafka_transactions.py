@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+import structlog
 from aiokafka import errors as kafka
 
 from worker.adapters import kafka_sink, kafka_transactions
@@ -450,6 +451,29 @@ async def test_a_producer_that_does_not_start_is_tried_again(cluster: _Cluster, 
     await _finish(owner)
     assert [values for values, _, _ in cluster.commits] == [[b"a"]]
     assert (len(cluster.producers), owner.sink.rebuilds) == (4, 1)
+
+
+async def test_a_transaction_that_the_brokers_never_end_gives_way_to_a_new_id(
+    cluster: _Cluster, owner: _Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The blocked id is named with what to do about it; everything is sent again under one that is not."""
+    monkeypatch.setattr(kafka_transactions, "BROKER_ABORT_LAG_S", -WITHIN_S + 0.05)
+    cluster.errors["commit"] = [kafka.RequestTimedOutError()]
+    gate = cluster.close_gate("start")
+    owner.send([b"0", b"1"])
+    with structlog.testing.capture_logs() as logs:
+        owner.sink._finish.set()
+        for _ in range(2):
+            await cluster.asked["start"].wait()
+            cluster.asked["start"].clear()
+        gate.set()
+        await _finish(owner)
+    ids = [producer.options["transactional_id"] for producer in cluster.producers]
+    assert ids[0] == ids[1] != ids[2]
+    (line,) = [line for line in logs if line["event"] == "transaction_not_ended"][:1]
+    assert (line["transactional_id"], "find-hanging" in line["remedy"]) == (ids[0], True)
+    assert cluster.producers[1].stopped
+    assert [values for values, _, _ in cluster.commits] == [[b"0", b"1"]]
 
 
 async def test_brokers_that_know_no_broker_are_asked_again(cluster: _Cluster, owner: _Owner) -> None:

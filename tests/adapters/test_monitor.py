@@ -169,6 +169,29 @@ async def test_a_client_that_is_stuck_costs_liveness(
     assert await looked_after(1.0) == (True, "")
 
 
+async def test_records_that_do_not_move_cost_liveness(rig: StartRig, clock: ManualClock) -> None:
+    """Whatever the reason, as long as the broker answers; a sink that tries again is given its time."""
+    watched = Watched(await rig(), clock)
+    one = watched.rig
+    one.broker.withhold_acks(TopicPartition("out", 0))
+    one.feed([b"1", b"2"])
+    await one.until(lambda: one.pipeline.in_flight() == 2 and not one.pipeline.running_batches)
+    one.driver.moved_at = clock.now
+    watched.later(180.0)
+    assert watched.monitor.live() == (True, "")
+    watched.later(1.0)
+    assert watched.monitor.live() == (False, "2 records are in flight and none has moved for 181 s")
+    one.driver.sink.rebuilds += 1
+    watched.publish()
+    assert watched.monitor.live() == (True, "")
+    watched.later(181.0, reached=False)
+    assert watched.monitor.live() == (True, "")
+    watched.later(0.0)
+    one.broker.release_acks()
+    await one.until(lambda: one.pipeline.in_flight() == 0)
+    assert watched.monitor.live() == (True, "")
+
+
 async def test_a_source_without_room_is_not_called_silent(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     """While nothing is polled for want of room, nothing is fetched either."""
     driver = watched.rig.driver

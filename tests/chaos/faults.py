@@ -23,6 +23,9 @@ TRAP_TIMEOUT_S = 30.0
 REFUSAL = "the dead-letter topic"
 """How a worker begins its last words when it may not drop a dead letter."""
 
+REFUSING_BYTES = "150"
+"""Less than any dead letter, and more than the marker that ends a transaction, without which it hangs for ever."""
+
 UNDER_WAY_S = 1.0
 DISCOVERY_TIMEOUT_S = 90.0
 """Clients ask for partitions every 30 s."""
@@ -378,7 +381,7 @@ def dead_letters_refused(field: Field) -> Strike:
     size = len(field.fleet.running)
     works = [field.fleet.open_work(name) for name in sorted(field.fleet.running)]
     field.fleet.tolerated = REFUSAL
-    field.cluster.client.set_topic_config(field.topics.dead_letters, {"max.message.bytes": "10"})
+    field.cluster.client.set_topic_config(field.topics.dead_letters, {"max.message.bytes": REFUSING_BYTES})
     wait_until(
         lambda: field.fleet.reap() > 0,
         timeout_s=60,

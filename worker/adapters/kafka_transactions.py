@@ -38,6 +38,9 @@ OFFSETS_ONLY_INTERVAL_S = 1.0
 
 STOP_TIMEOUT_S = 2.0
 
+BROKER_ABORT_LAG_S = 30.0
+"""Brokers look for expired transactions every 10 s; the margin covers a slow one."""
+
 
 class AssignmentEndedError(kafka.KafkaError):  # type: ignore[misc] # aiokafka ships no types
     """The transaction holds outputs whose offsets are no longer ours to commit."""
@@ -85,7 +88,7 @@ class TransactionalSink:
         self._owner = owner
         self._failed = failed
         self._lanes = Lanes(lambda: self.producer, delivered, self._lane_failed, self._recover)
-        self._id = f"headrace-{section.group_id}-{uuid.uuid4().hex}"
+        self._id = self._new_id()
         self._producer: AIOKafkaProducer | None = None
         self._stamp: list[Stamp] = []
         self._staged: list[Parcel] = []
@@ -112,6 +115,10 @@ class TransactionalSink:
             raise
         self._producer = producer
         self._task = asyncio.create_task(self._run(), name="transactions")
+
+    def _new_id(self) -> str:
+        """A transactional id that nobody has used."""
+        return f"headrace-{self._section.group_id}-{uuid.uuid4().hex}"
 
     async def _new_producer(self) -> AIOKafkaProducer:
         """A producer with the next epoch of our transactional id."""
@@ -300,17 +307,33 @@ class TransactionalSink:
         self._staged.clear()
         self._owner.transaction_aborted(fenced)
         old = self.producer
+        self._producer = await self._next_producer()
+        self.rebuilds += 1
+        await self._close(old)
+
+    async def _next_producer(self) -> AIOKafkaProducer:
+        """A new producer, as soon as the brokers give one: they have ended the transaction before by then.
+
+        A transaction that they never end, for want of a partition that takes its marker, blocks its id for ever:
+        then another id takes over. Committed offsets that hang with it are waited for where they are read.
+        """
         while True:
             try:
-                self._producer = await self._new_producer()
-                break
+                async with asyncio.timeout(self._timeout_s + BROKER_ABORT_LAG_S):
+                    return await self._new_producer()
             except DENIED as denied:
                 raise broker_error(denied, "starting a transactional producer") from denied
+            except TimeoutError:
+                log.error(
+                    "transaction_not_ended",
+                    transactional_id=self._id,
+                    effect="a new id is used; readers with read_committed wait at its records",
+                    remedy="find it with Kafka's transactions tool (find-hanging) and abort it there",
+                )
+                self._id = self._new_id()
             except kafka.KafkaError as failure:
                 log.warning("producer_not_rebuilt", error=type(failure).__name__, detail=str(failure))
                 await asyncio.sleep(RETRY_BACKOFF_S)
-        self.rebuilds += 1
-        await self._close(old)
 
     @staticmethod
     async def _close(producer: AIOKafkaProducer) -> None:
