@@ -372,10 +372,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
         return True
 
     def silent_s(self) -> float | None:
-        """Seconds since any partition that is read had an answer to a fetch, with or without records.
-
-        None while nothing is read, or before the first answer.
-        """
+        """Seconds since a fetch was answered, with or without records; None while nothing is read, or before."""
         tps = self._positions.keys() - self.held().union(self.stopped)
         heard = [self._client.last_poll_timestamp(ClientPartition(*tp)) for tp in tps if tp in self._epochs]
         newest_ms = max((at for at in heard if at is not None), default=None)
