@@ -21,9 +21,11 @@ from worker.adapters.kafka_fencing import (
     MemberFencedError,
     Stamp,
     check_client,
+    check_fetcher,
+    committed_offsets,
     fence,
+    own_positions,
     require_fencing,
-    stable_offsets,
     stamp_of,
 )
 from worker.core.records import TopicPartition
@@ -233,7 +235,7 @@ TPS = [TopicPartition("in", 0), TopicPartition("in", 1)]
 
 
 async def _stable(member: _Member, timeout_s: float = 20.0) -> dict[TopicPartition, int | None]:
-    return await stable_offsets(member, "group", TPS, timeout_s)
+    return await committed_offsets(member, "group", TPS, timeout_s, stable=True)
 
 
 async def test_stable_offsets_are_required_in_the_request() -> None:
@@ -265,6 +267,64 @@ async def test_a_final_answer_is_aiokafkas_error() -> None:
     """The group is denied: asking again would not help."""
     with pytest.raises(kafka.GroupAuthorizationFailedError):
         await _stable(_Member([(30, {})]))
+
+
+class _Coordinator(_Member):
+    """Answers as the version that aiokafka speaks: offsets by partition, and an error for the whole group."""
+
+    def __init__(self, answers: list[tuple[int, list[tuple[int, int, str, int]]]]) -> None:
+        super().__init__([])
+        self._groups = answers
+
+    async def _send_req(self, request: Any) -> Any:
+        self.sent.append(request.prepare(BROKER).encode())
+        error, partitions = self._groups.pop(0) if len(self._groups) > 1 else self._groups[0]
+        return SimpleNamespace(topics=[("in", partitions)] if partitions else [], error_code=error)
+
+
+@pytest.mark.parametrize(("code", "deaths"), [(14, 1), (15, 1), (16, 1), (7, 0)])
+async def test_a_group_whose_coordinator_moves_is_not_taken_for_a_new_one(
+    monkeypatch: pytest.MonkeyPatch, code: int, deaths: int
+) -> None:
+    """An error for the whole group comes without any partition: that is no sign that nothing was committed."""
+    monkeypatch.setattr(kafka_fencing, "_BACKOFF_S", 0.0)
+    member = _Coordinator([(code, []), (0, [(0, -1, "", code), (1, 6, "", 0)]), (0, [(0, 5, "", 0), (1, -1, "", 0)])])
+    found = await committed_offsets(member, "group", TPS, 20.0, stable=False)
+    assert found == {TPS[0]: 5, TPS[1]: None}
+    assert (len(member.sent), member.deaths) == (3, 2 * deaths)
+
+
+async def test_a_coordinator_that_stays_away_is_an_error_to_be_tried_again() -> None:
+    """The poll loop turns meanwhile."""
+    with pytest.raises(kafka.NotCoordinatorForGroupError) as caught:
+        await committed_offsets(_Coordinator([(16, [])]), "group", TPS, -1.0, stable=False)
+    assert caught.value.retriable
+
+
+async def test_the_fetcher_sets_no_positions() -> None:
+    """It waits for ours, and asks nobody."""
+    fetcher = SimpleNamespace(_update_fetch_positions=None)
+    own_positions(SimpleNamespace(_fetcher=fetcher))
+    assert await fetcher._update_fetch_positions("assignment", 1, TPS) is False
+
+
+async def test_a_fetcher_that_died_is_an_error() -> None:
+    """The consumer itself would wait for records for ever."""
+
+    async def fetch(error: Exception | None) -> None:
+        if error is not None:
+            raise error
+        await asyncio.sleep(60)
+
+    alive, dead = asyncio.create_task(fetch(None)), asyncio.create_task(fetch(AssertionError("twice")))
+    await asyncio.wait([dead])
+    check_fetcher(SimpleNamespace(_fetcher=SimpleNamespace(_fetch_task=alive)))
+    with pytest.raises(BrokerError, match="twice") as caught:
+        check_fetcher(SimpleNamespace(_fetcher=SimpleNamespace(_fetch_task=dead)))
+    assert caught.value.problems[0].code == "client_died"
+    alive.cancel()
+    await asyncio.wait([alive])
+    check_fetcher(SimpleNamespace(_fetcher=SimpleNamespace(_fetch_task=alive)))
 
 
 def test_the_stamp_is_the_membership_now() -> None:

@@ -49,9 +49,6 @@ class _Consumer:
         first, self.position = self.position, self.position + max_records
         return {ClientPartition(*TP): [_Record(offset) for offset in range(first, self.position)]}
 
-    async def committed(self, _tp: ClientPartition) -> int:
-        return 3
-
     async def beginning_offsets(self, tps: Iterable[ClientPartition]) -> dict[ClientPartition, int]:
         return dict.fromkeys(tps, 0)
 
@@ -61,6 +58,11 @@ class _Consumer:
     def seek(self, _tp: ClientPartition, position: int) -> None:
         self.position = position
         self.seeks.append(position)
+
+
+async def _committed(*_: object, stable: bool) -> dict[TopicPartition, int]:
+    assert not stable
+    return {TP: 3}
 
 
 class _Owner:
@@ -89,7 +91,9 @@ async def parts(monkeypatch: pytest.MonkeyPatch) -> tuple[KafkaSource, _Consumer
     owner, consumer = _Owner(), _Consumer()
     source = KafkaSource(SECTION, owner)
     monkeypatch.setattr(source, "_consumer", consumer)
-    monkeypatch.setattr(kafka_source, "stamp_of", lambda _consumer: None)
+    for name in ("stamp_of", "own_positions", "check_fetcher"):
+        monkeypatch.setattr(kafka_source, name, lambda _consumer: None)
+    monkeypatch.setattr(kafka_source, "committed_offsets", _committed)
     await source.on_partitions_assigned([ClientPartition(*TP)])
     assert _offsets(await source.poll(2, 0)) == [(1, 3), (1, 4)]
     return source, consumer, owner

@@ -1,4 +1,4 @@
-"""What aiokafka lacks for fenced exactly-once (KIP-447), and every private name of it that we touch.
+"""What aiokafka lacks for fenced exactly-once (KIP-447) and for safe positions, and every private name that we touch.
 
 A transaction's offsets must carry the member id and generation that the partitions were assigned under, so that the
 broker refuses a worker that was replaced. aiokafka 0.14 speaks the first version of that request, which carries
@@ -9,6 +9,7 @@ older broker is an error and never an unfenced commit.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -16,8 +17,11 @@ import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka import TopicPartition as ClientPartition
 from aiokafka import errors as kafka
+from aiokafka.consumer.fetcher import Fetcher
+from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.producer import sender as kafka_sender
 from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16, Int32, Int64, Schema, TaggedFields
 from aiokafka.structs import OffsetAndMetadata
 
@@ -36,6 +40,7 @@ _FENCED = {22: "illegal generation", 25: "unknown member", 27: "rebalance in pro
 _PRODUCER_FENCED = frozenset({47, 90})
 _UNSTABLE_OFFSET = 88
 _BACKOFF_S = 0.1
+_SEEK_WAIT_S = 0.01
 
 
 class MemberFencedError(kafka.KafkaError):  # type: ignore[misc] # aiokafka ships no types
@@ -234,43 +239,89 @@ def stamp_of(consumer: AIOKafkaConsumer) -> Stamp:
     return Stamp(member.generation, member.member_id, member._group_instance_id)
 
 
-async def stable_offsets(
-    consumer: AIOKafkaConsumer, group: str, tps: Iterable[TopicPartition], timeout_s: float
+async def committed_offsets(
+    consumer: AIOKafkaConsumer, group: str, tps: Iterable[TopicPartition], within_s: float, *, stable: bool
 ) -> dict[TopicPartition, int | None]:
-    """Committed offsets, None where there are none, after the transactions that hold them have ended.
+    """Committed offsets, None where there are none; ``stable``: after the transactions that hold them have ended.
 
-    Raises BrokerError when a transaction holds them longer than ``timeout_s``; aiokafka's errors as they come.
+    aiokafka's own question takes a coordinator that has just moved, and answers with an error for the whole group,
+    for one without offsets: the group would begin anew. Raises what aiokafka raises, also when the coordinator has
+    no answer within ``within_s``; BrokerError when a transaction holds the offsets longer than that.
     """
     topics: dict[str, list[int]] = {}
     for tp in tps:
         topics.setdefault(tp.topic, []).append(tp.partition)
-    request = _StableOffsetFetch(group, [(topic, partitions, {}) for topic, partitions in topics.items()], True, {})
-    deadline = asyncio.get_running_loop().time() + timeout_s
+    request: Request = OffsetFetchRequest(group, list(topics.items()))
+    if stable:
+        request = _StableOffsetFetch(group, [(topic, partitions, {}) for topic, partitions in topics.items()], True, {})
+    deadline = asyncio.get_running_loop().time() + within_s
     while True:
         await consumer._coordinator.ensure_coordinator_known()
-        response = await consumer._coordinator._send_req(request)
-        found = {
-            TopicPartition(topic, partition): (offset, code)
-            for topic, partitions, _ in response.topics
-            for partition, offset, _, _, code, _ in partitions
-        }
-        codes = {code for _, code in found.values()} | {response.error_code}
+        offsets, codes = _offsets_and_codes(await consumer._coordinator._send_req(request), stable=stable)
         if codes == {0}:
-            return {tp: offset if offset >= 0 else None for tp, (offset, _) in found.items()}
+            return offsets
         final = codes - _RETRIABLE - {0, _UNSTABLE_OFFSET}
         if final:
             raise kafka.for_code(min(final))
         if codes & {14, 15, 16}:
             consumer._coordinator.coordinator_dead()
         if asyncio.get_running_loop().time() > deadline:
-            raise BrokerError(
-                Problem(
-                    f"the committed offsets of group {group} stayed in doubt for {timeout_s:.0f} s",
-                    "an open transaction holds them; see Kafka's transactions tool, or wait for its timeout",
-                    code="unstable_offsets",
-                )
-            )
+            raise _undecided(group, codes, within_s)
         await asyncio.sleep(_BACKOFF_S)
+
+
+def _offsets_and_codes(response: Any, *, stable: bool) -> tuple[dict[TopicPartition, int | None], set[int]]:
+    """What an OffsetFetch response says by partition, and every error code in it, the group's own among them."""
+    offsets: dict[TopicPartition, int | None] = {}
+    codes = {getattr(response, "error_code", 0)}
+    for topic, partitions, *_ in response.topics:
+        for partition, offset, *rest in partitions:
+            offsets[TopicPartition(topic, partition)] = offset if offset >= 0 else None
+            codes.add(rest[-2] if stable else rest[-1])
+    return offsets, codes
+
+
+def _undecided(group: str, codes: set[int], within_s: float) -> Exception:
+    """The error of offsets that nobody told in time."""
+    if _UNSTABLE_OFFSET not in codes:
+        error: Exception = kafka.for_code(min(codes - {0}))()
+        return error
+    return BrokerError(
+        Problem(
+            f"the committed offsets of group {group} stayed in doubt for {within_s:.0f} s",
+            "an open transaction holds them; see Kafka's transactions tool, or wait for its timeout",
+            code="unstable_offsets",
+        )
+    )
+
+
+def own_positions(consumer: AIOKafkaConsumer) -> None:
+    """Let nobody but us set positions: aiokafka's fetcher would look them up too, by its own question (see above).
+
+    Without an offset it notes an error for the partition, and dies, unnoticed, when it notes it twice.
+    """
+    fetcher = consumer._fetcher
+
+    async def wait_for_seek(*_: object) -> bool:
+        # The fetcher awaits what it cancels, and expects it to return.
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(_SEEK_WAIT_S)
+        return False
+
+    fetcher._update_fetch_positions = wait_for_seek
+
+
+def check_fetcher(consumer: AIOKafkaConsumer) -> None:
+    """Raise BrokerError if aiokafka's fetcher has died: the consumer would wait for records for ever."""
+    task = consumer._fetcher._fetch_task
+    if task.done() and not task.cancelled() and task.exception() is not None:
+        raise BrokerError(
+            Problem(
+                f"the Kafka client's fetcher has died: {task.exception().__cause__ or task.exception()!r}",
+                "restart the worker: nothing is lost; please report it with the log",
+                code="client_died",
+            )
+        ) from task.exception()
 
 
 async def require_fencing(producer: AIOKafkaProducer) -> None:
@@ -305,6 +356,10 @@ _PRIVATE_NAMES = (
     (kafka_sender.Sender, "_coordinator_dead"),
     (kafka_sender.TxnOffsetCommitHandler, "create_request"),
     (kafka_sender.TxnOffsetCommitHandler, "handle_response"),
+    (Fetcher, "_update_fetch_positions"),
+    (GroupCoordinator, "ensure_coordinator_known"),
+    (GroupCoordinator, "coordinator_dead"),
+    (GroupCoordinator, "_send_req"),
 )
 
 

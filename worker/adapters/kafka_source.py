@@ -18,7 +18,7 @@ from aiokafka import TopicPartition as ClientPartition
 from aiokafka import errors as kafka
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 
-from worker.adapters.kafka_fencing import Stamp, stable_offsets, stamp_of
+from worker.adapters.kafka_fencing import Stamp, check_fetcher, committed_offsets, own_positions, stamp_of
 from worker.adapters.kafka_options import broker_error, connection_options
 from worker.core.records import Refusal, Span, TopicPartition
 from worker.errors import BrokerError, Problem
@@ -36,6 +36,9 @@ METADATA_MAX_AGE_MS = 10_000
 
 MAX_POLL_INTERVAL_MS = 600_000
 """aiokafka leaves the group when nobody polls for so long; progress is judged by our own watch, long before."""
+
+COORDINATOR_WAIT_S = 10.0
+"""How long a coordinator that is just loading is asked before the poll loop turns again."""
 
 UNREADABLE = (kafka.CorruptRecordException, UnicodeDecodeError)
 """A batch whose checksum is wrong; a record with a header whose name is no UTF-8, which aiokafka cannot decode."""
@@ -78,7 +81,8 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
         """With ``stable_within_s`` committed offsets are read after the transactions that hold them, for so long."""
         self._section = section
         self._owner = owner
-        self._stable_within_s = stable_within_s
+        self._stable = stable_within_s is not None
+        self._committed_within_s = COORDINATOR_WAIT_S if stable_within_s is None else stable_within_s
         self.stamp: Stamp | None = None
         """The membership that the partitions were assigned under."""
         self._epochs: dict[TopicPartition, int] = {}
@@ -114,7 +118,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
             heartbeat_interval_ms=int(section.heartbeat_interval_s * 1000),
             rebalance_timeout_ms=int(section.rebalance_timeout_s * 1000),
             max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
-            isolation_level=section.isolation_level if self._stable_within_s is None else "read_committed",
+            isolation_level="read_committed" if self._stable else section.isolation_level,
             group_instance_id=section.group_instance_id,
             partition_assignment_strategy=(StickyPartitionAssignor,),
             fetch_max_wait_ms=int(section.fetch_max_wait_s * 1000),
@@ -142,6 +146,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
     async def on_partitions_revoked(self, revoked: Iterable[ClientPartition]) -> None:
         """aiokafka's callback: nothing is polled until the next assignment; the owner drains."""
         tps = [TopicPartition(*tp) for tp in revoked]
+        own_positions(self._client)
         self._unresolved.clear()
         self._positions.clear()
         try:
@@ -174,6 +179,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
         """
         if self.failure is not None:
             raise self.failure
+        check_fetcher(self._client)
         if max_records == 0:
             await self._client.getmany(NOT_OURS, timeout_ms=0)
             return []
@@ -297,7 +303,9 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
         client = self._client
         client_tps = [ClientPartition(*tp) for tp in tps]
         try:
-            committed = await self._committed(tps)
+            committed = await committed_offsets(
+                client, self._section.group_id, tps, self._committed_within_s, stable=self._stable
+            )
             begins, ends = await client.beginning_offsets(client_tps), await client.end_offsets(client_tps)
         except (kafka.IllegalStateError, kafka.UnknownMemberIdError, kafka.IllegalGenerationError):
             return
@@ -321,12 +329,6 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
             self._unresolved.discard(tp)
         if started_late:
             await self.commit(started_late)
-
-    async def _committed(self, tps: list[TopicPartition]) -> Mapping[TopicPartition, int | None]:
-        """Committed offsets, None where there are none."""
-        if self._stable_within_s is None:
-            return {tp: await self._client.committed(ClientPartition(*tp)) for tp in tps}
-        return await stable_offsets(self._client, self._section.group_id, tps, self._stable_within_s)
 
     def rewind(self, epochs: Mapping[TopicPartition, int]) -> None:
         """Read all assigned partitions again from their committed offsets, under new epochs."""
