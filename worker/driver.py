@@ -117,6 +117,8 @@ class Driver:
                 continue
             polled = await self._poll(min(room, max_poll))
             self.polled_at = now = self._loop.time()
+            if self.draining:
+                continue  # what the drain has to finish is settled already; these are for the next owner
             for item in polled:
                 if isinstance(item, Unreadable):
                     item.span.received_at = now

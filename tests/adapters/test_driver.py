@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from tests.adapters.conftest import StartRig
+from worker.adapters.kafka_source import Polled
 from worker.core.records import TopicPartition
 from worker.errors import BrokerError, EngineFault
 from worker.telemetry import M
@@ -216,3 +217,28 @@ async def test_an_abort_in_a_drain_counts_what_is_still_ours(rig: StartRig, *, f
     await one.until(lambda: one.driver.draining)
     one.driver.transaction_aborted(fenced)
     assert await drain == given_up
+
+
+async def test_what_a_poll_returns_after_the_drain_began_is_left_alone(
+    rig: StartRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The drain has counted what it must finish: later records would stay uncommitted, and fail it."""
+    one = await rig(started=False)
+    await one.start()
+    began = asyncio.Event()
+    poll = one.driver.source.poll
+
+    async def late(max_records: int, timeout_s: float) -> list[Polled]:
+        found = await poll(max_records, timeout_s)
+        if not found or not max_records:
+            return found
+        one.driver.draining = True
+        began.set()
+        return found
+
+    monkeypatch.setattr(one.driver.source, "poll", late)
+    one.feed([b"1", b"2"])
+    async with asyncio.timeout(20):
+        await began.wait()
+    assert await one.driver.drain(6.0) == 0
+    assert (one.committed(), one.pipeline.uncommitted_records) == (None, 0)
