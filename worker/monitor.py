@@ -292,13 +292,13 @@ class Monitor:
     def _count_tally(self, pipeline: Pipeline, driver: Driver) -> None:
         """The pipeline's own counts, as counters."""
         tally, metrics = pipeline.tally, self._metrics
+        if driver.sink.rebuilds > metrics.value(M.PRODUCER_REBUILDS):
+            driver.moved_at = time.monotonic()  # the sink tries, and hears why it fails
         for metric, total, labels in (
             (M.RECORDS_SKIPPED, tally.skipped, {"reason": "tombstone"}),
             (M.STALE_RECORDS, tally.stale_rows, {}),
             (M.PRODUCER_REBUILDS, driver.sink.rebuilds, {}),
         ):
-            if metric is M.PRODUCER_REBUILDS and total > metrics.value(metric):
-                driver.moved_at = time.monotonic()  # it tries, and hears why it fails
             metrics.count(metric, total - metrics.value(metric, **labels), **labels)
 
     def _counts(self) -> tuple[float, float, int]:

@@ -146,6 +146,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
     async def on_partitions_revoked(self, revoked: Iterable[ClientPartition]) -> None:
         """aiokafka's callback: nothing is polled until the next assignment; the owner drains."""
         tps = [TopicPartition(*tp) for tp in revoked]
+        # Called before every assignment, the first included: aiokafka's fetcher waits until then.
         own_positions(self._client)
         self._unresolved.clear()
         self._positions.clear()
@@ -211,10 +212,8 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
         self, tps: list[ClientPartition], max_records: int, timeout_s: float
     ) -> Mapping[ClientPartition, list[ConsumerRecord]]:
         """What ``getmany`` returns, by turns: it would empty one partition before it looks at the next."""
-        fetched: Mapping[ClientPartition, list[ConsumerRecord]] = {}
         waiting = [tp for tp in tps if tp not in self._served] if self._served else []
-        if waiting:
-            fetched = await self._client.getmany(*waiting, timeout_ms=0, max_records=max_records)
+        fetched = await self._client.getmany(*waiting, timeout_ms=0, max_records=max_records) if waiting else {}
         if not fetched:
             self._served.clear()
             fetched = await self._client.getmany(*tps, timeout_ms=int(timeout_s * 1000), max_records=max_records)
