@@ -94,7 +94,8 @@ def no_epochs(folder: Path) -> None:
     settle, offer = OffsetTracker.settle, Sequencer.offer
 
     def is_current(self: OffsetTracker, span: Span) -> bool:
-        return self.epoch(span.tp) is not None
+        del self, span
+        return True
 
     def settle_any(self: OffsetTracker, span: Span, start: int, stop: int) -> bool:
         return id(span) in self._tracked and settle(self, span, start, stop)
