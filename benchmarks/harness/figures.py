@@ -19,17 +19,18 @@ Times = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """How fast outputs were appended between ``first_ms`` and ``last_ms``: on the whole, and in the second half."""
+    """How fast outputs were appended from ``first_ms`` to ``last_ms``; the second half, from ``middle_ms``."""
 
     events_per_s: float
     late_events_per_s: float
     first_ms: float
+    middle_ms: float
     last_ms: float
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """What became of each event of an open loop, by event: NaN where something never happened."""
+    """What became of each event of an open loop, in the order of the plan: NaN where something never happened."""
 
     planned: Times
     appended_in: Times
@@ -38,7 +39,7 @@ class Trace:
 
     def window(self, start_ms: float, stop_ms: float) -> Trace:
         """The events planned within ``[start_ms, stop_ms)``."""
-        inside = (self.planned >= start_ms) & (self.planned < stop_ms)
+        inside = slice(*np.searchsorted(self.planned, (start_ms, stop_ms)).tolist())
         return Trace(self.planned[inside], self.appended_in[inside], self.appended_out[inside], self.arrived[inside])
 
 
@@ -51,11 +52,10 @@ def rates(appended: Times) -> Rates:
     ordered = np.sort(appended)
     if not len(ordered) or ordered[0] == ordered[-1]:
         raise ValueError("the outputs have fewer than two append times; take a larger backlog")
-    middle = ordered[len(ordered) // 2]
-    whole = _rate(ordered, ordered[0])
-    return Rates(
-        whole, _rate(ordered, middle) if middle < ordered[-1] else whole, float(ordered[0]), float(ordered[-1])
-    )
+    first, middle, last = (float(ordered[at]) for at in (0, len(ordered) // 2, -1))
+    if middle == last:
+        middle = first
+    return Rates(_rate(ordered, first), _rate(ordered, middle), first, middle, last)
 
 
 def _rate(ordered: Times, since: float) -> float:

@@ -37,6 +37,25 @@ def test_rate_leaves_out_the_first_batch() -> None:
     assert (found.events_per_s, found.first_ms, found.last_ms) == (100_000, 10, 13)
 
 
+def test_second_half_begins_with_the_middle_output() -> None:
+    """Of 500, 100, 100 and 500 outputs the middle one has the third time: 500 came in the millisecond after it."""
+    found = rates(np.repeat([10.0, 11.0, 12.0, 13.0], [500, 100, 100, 500]))
+    assert (found.middle_ms, found.late_events_per_s) == (12, 500_000)
+
+
+def test_a_drain_that_ends_in_one_batch_has_no_second_half() -> None:
+    """Half of all outputs have the last time: the whole drain stands for it."""
+    found = rates(np.repeat([10.0, 11.0, 12.0], [100, 100, 400]))
+    assert (found.middle_ms, found.late_events_per_s) == (10, found.events_per_s)
+
+
+def test_window_holds_what_was_planned_in_it() -> None:
+    """From its begin on, up to and without its end."""
+    found = trace(np.zeros(100)).window(10, 13)
+    assert found.planned.tolist() == [10, 11, 12]
+    assert found.appended_out.tolist() == [10, 11, 12]
+
+
 def test_late_rate_is_that_of_the_second_half() -> None:
     """A system that doubles its speed half-way shows it."""
     appended = np.concatenate([np.arange(0, 100, 1.0), np.arange(100, 150, 0.5)])
