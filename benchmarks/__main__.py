@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 
 import msgspec
 
@@ -55,13 +56,19 @@ def main(given: Sequence[str] | None = None) -> int:
     if options.page or options.check_page:
         return _page(check=options.check_page)
     # Ended in order, a run takes its broker and its scratch folder with it.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _stop)
     try:
         plan, parts, result = _prepared(options, arguments)
     except (LookupError, OSError, msgspec.ValidationError) as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 2
     return _measure(plan, parts, result, options.resume or results.new_path(result, options.out))
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    """Stop once, and in order: who sends one SIGTERM may send several."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _prepared(options: argparse.Namespace, arguments: Sequence[str]) -> tuple[Plan, tuple[str, ...], Result]:

@@ -156,6 +156,8 @@ class Campaign:
                     rate = f"{found.events_per_s:,.0f} events/s, {found.cpu_us:.1f} us{clean}"
                     self._say(f"{case.entry.name} on {workload}: {rate}")
         self._speeds |= _speeds(self._part.drains)
+        if workload != FRAUD:
+            self._bench.forget(workload)
 
     def _drained(self, case: Case, speed: float, seconds: float, repetition: int) -> Drain | None:
         size = nearest_size(self._bench.sizes(case.pool), speed, seconds)

@@ -106,6 +106,11 @@ class Cluster:
             self._backlogs[workload.name, size] = known
         return known
 
+    def delete_backlogs(self, workload: str) -> None:
+        """Delete every backlog of a workload."""
+        for key in [key for key in self._backlogs if key[0] == workload]:
+            self.delete_topic(self._backlogs.pop(key))
+
     def produce(self, topic: str, pool: Pool, numbers: range) -> None:
         """Write events, in turns over the partitions, and wait until all are acknowledged."""
         refused: list[str] = []

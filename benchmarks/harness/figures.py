@@ -62,13 +62,23 @@ def _rate(ordered: Times, since: float) -> float:
     return float((ordered > since).sum() / (ordered[-1] - since) * 1000)
 
 
-def percentiles(values: Times) -> Percentiles:
-    """Percentiles of what is there; NaN values are left out. Raises ValueError where nothing is left."""
+def percentiles(values: Times, *, whole: bool = False) -> Percentiles:
+    """Percentiles of what is there; NaN values are left out. Raises ValueError where nothing is left.
+
+    ``whole`` values are differences of whole milliseconds: equal ones are spread evenly over half a millisecond to
+    either side, though not below 0, or percentiles could only jump by a millisecond.
+    """
     known = values[np.isfinite(values)]
     if not len(known):
         raise ValueError("no event of the window came back")
-    p50, p95, p99, p999 = np.percentile(known, (50, 95, 99, 99.9)).tolist()
+    p50, p95, p99, p999 = np.percentile(_spread_out(known) if whole else known, (50, 95, 99, 99.9)).tolist()
     return Percentiles(p50, p95, p99, p999, float(known.max()), float(known.mean()))
+
+
+def _spread_out(values: Times) -> Times:
+    found, counts = np.unique(values, return_counts=True)
+    ranks = np.arange(len(values)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.maximum(np.repeat(found, counts) - 0.5 + (ranks + 0.5) / np.repeat(counts, counts), 0.0)
 
 
 def histogram(values: Times) -> list[tuple[int, int]]:

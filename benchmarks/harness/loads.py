@@ -35,7 +35,7 @@ def latency(bench: Bench, case: Case, load: str, repetition: int, rate: float, s
         repetition=repetition,
         rate=rate,
         seconds=seconds,
-        appended=percentiles(window.appended_out - window.appended_in),
+        appended=percentiles(window.appended_out - window.appended_in, whole=True),
         seen=percentiles(window.arrived - window.appended_in),
         planned=percentiles(window.arrived - window.planned),
         generator=percentiles(window.appended_in - window.planned),
@@ -107,7 +107,9 @@ def _windows(bench: Bench, case: Case, seen: Observation, edges_s: list[float]) 
         windows.append(
             Window(
                 at_s=at_s,
-                latency=percentiles(_by_reader(case, seen.trace.window(start, stop))),
+                latency=percentiles(
+                    _by_reader(case, seen.trace.window(start, stop)), whole=not case.entry.is_transactional
+                ),
                 rss_mib=seen.usage.rss_mib_at("system", stop),
                 loop_pause_ms=None if before is None or after is None else loop_pause_ms(before, after),
                 broker_pause_ms=longest_ms(pauses, start, stop),

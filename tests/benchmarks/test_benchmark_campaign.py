@@ -31,11 +31,13 @@ class Stage:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.drained: list[tuple[str, int]] = []
         self.loaded: list[tuple[str, str, int]] = []
+        self.forgotten: list[str] = []
         self.cannot_drain: set[str] = set()
         self.cannot_install: set[str] = set()
         self.before_drain: Callable[[], None] = lambda: None
         bench = Bench()
         monkeypatch.setattr(Bench, "case", lambda _, one, workload: self.case(one, workload))
+        monkeypatch.setattr(Bench, "forget", lambda _, workload: self.forgotten.append(workload))
         monkeypatch.setattr(Pool, "model_sha256", property(lambda _: "0" * 64))
         monkeypatch.setattr(campaign, "drain", self.drain)
         monkeypatch.setattr(loads, "latency", self.latency)
@@ -132,6 +134,13 @@ def test_a_cut_run_keeps_what_it_measured(stage: Stage) -> None:
         stage.run(plan, made, *plan.parts)
     assert made.missing == ["throughput:tiny", "latency"]
     assert [(one.workload, one.entry) for one in made.drains] == [("fraud", ECHO)] * 2 + [("tiny", ECHO)]
+
+
+def test_backlogs_of_other_workloads_do_not_stay(stage: Stage) -> None:
+    """The fraud events are drained again and again, by the echo around each part; the others are not."""
+    plan = replace(quick(), rows=((entry(ECHO), "fraud"), (entry(ECHO), "tiny")))
+    stage.run(plan, new_result(plan), "throughput:fraud", "throughput:tiny")
+    assert stage.forgotten == ["tiny"]
 
 
 def test_a_resumed_run_needs_no_trials(stage: Stage) -> None:

@@ -74,6 +74,17 @@ def test_percentiles_leave_out_what_never_came() -> None:
     assert (found.p50, found.largest, found.mean) == (2.0, 3.0, 2.0)
 
 
+def test_whole_milliseconds_are_spread_out() -> None:
+    """Four times 2 ms and once 9 stand for 1.625, 1.875, 2.125, 2.375 and 9: the median is 2.125, the largest 9."""
+    found = percentiles(np.array([9.0, 2.0, 2.0, 2.0, 2.0]), whole=True)
+    assert (found.p50, found.largest, found.mean) == (2.125, 9.0, 3.4)
+
+
+def test_no_whole_millisecond_is_spread_below_zero() -> None:
+    """What took no time took none."""
+    assert percentiles(np.array([0.0, 0.0, 0.0, 0.0]), whole=True).p50 == pytest.approx(0.0625)
+
+
 def test_percentiles_of_nothing_are_refused() -> None:
     """Without a value there is no percentile, and no zero in its place."""
     with pytest.raises(ValueError, match="came back"):
