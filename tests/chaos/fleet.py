@@ -199,6 +199,8 @@ class Fleet:
         """Committed offsets of the group."""
         if not lanes:
             return {}
+        # Asked for the members, librdkafka notices a coordinator that has moved; asked for the offsets, it crashes.
+        self.members()
         group = self._topics.group
         asked = ConsumerGroupTopicPartitions(group, [TopicPartition(*lane) for lane in lanes])
 
