@@ -218,16 +218,17 @@ class Campaign:
             self.fleet.restore(self.plan.workers)
 
     def _steady(self) -> None:
-        """Wait until outputs keep up with the load."""
+        """Wait until outputs keep up with the load, and the group has settled: a fault is to show its own effects."""
         few = self.plan.rate * SETTLED_RECORDS + 200
 
-        def keeps_up() -> bool:
+        def is_steady() -> bool:
             self._supervise()
             self.ledger.check()
             open_records = self.ledger.open_records()
-            return self.ledger.snapshot().scored > self.plan.rate and open_records < few
+            keeps_up = self.ledger.snapshot().scored > self.plan.rate and open_records < few
+            return keeps_up and self.fleet.is_settled()
 
-        wait_until(keeps_up, timeout_s=RECOVERY_TIMEOUT_S, what=lambda: f"{self.ledger.open_records()} records wait")
+        wait_until(is_steady, timeout_s=RECOVERY_TIMEOUT_S, what=lambda: f"{self.ledger.open_records()} records wait")
 
     def _recovered(self, name: str) -> None:
         """Wait until everything written before now has its fate, and the fleet is whole."""

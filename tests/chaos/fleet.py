@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaException, TopicPartition
+from confluent_kafka import (
+    ConsumerGroupState,
+    ConsumerGroupTopicPartitions,
+    IsolationLevel,
+    KafkaException,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from tests.chaos.account import Lane
@@ -178,6 +184,12 @@ class Fleet:
     def members(self) -> list[Any]:
         """The members of the group as the broker describes them."""
         return list(self._cluster.described(self._topics.group).members)
+
+    def is_settled(self) -> bool:
+        """Whether the group has exactly the running workers, each with partitions, and no rebalance is under way."""
+        group = self._cluster.described(self._topics.group)
+        owners = {one.client_id for one in group.members if one.assignment and one.assignment.topic_partitions}
+        return group.state is ConsumerGroupState.STABLE and owners == self.running.keys()
 
     def is_member(self, name: str) -> bool:
         """Whether the group has this worker."""
