@@ -73,11 +73,11 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
     """Consumes the input topics as one member of the group."""
 
     def __init__(
-        self, section: KafkaSection, owner: Owner, stable_within_s: float | None = None, gather_s: float = 0.0
+        self, section: KafkaSection, owner: Owner, gather_s: float = 0.0, stable_within_s: float | None = None
     ) -> None:
-        """With ``stable_within_s`` committed offsets are read after the transactions that hold them, for so long.
+        """``gather_s`` is the pause after a short answer in which more records come together.
 
-        ``gather_s`` is the pause after a short answer in which more records come together.
+        With ``stable_within_s`` committed offsets are read after the transactions that hold them, for so long.
         """
         self._section = section
         self._gather_s = gather_s
