@@ -21,6 +21,7 @@ from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.producer import sender as kafka_sender
+from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16, Int32, Int64, Schema, TaggedFields
@@ -310,6 +311,20 @@ def note_poll(consumer: AIOKafkaConsumer) -> None:
     consumer._coordinator.check_errors()
     with consumer._subscription.fetch_context():
         pass
+
+
+def compiled_append(builder: BatchBuilder) -> Any:
+    """What ``append`` of an empty batch calls in the end: takes index, timestamp, key, value and headers by place.
+
+    None says that the batch is full. Half of ``append``'s time is spent before it gets there.
+    """
+    return builder._builder.append
+
+
+def close_filled(builder: BatchBuilder, records: int) -> None:
+    """Close a batch that ``compiled_append`` has filled with so many records."""
+    builder._relative_offset = records
+    builder.close()
 
 
 async def require_fencing(producer: AIOKafkaProducer) -> None:
