@@ -35,7 +35,9 @@ class _Request:
     def reply(self, *parts: tuple[TopicPartition, bytes], codes: dict[TopicPartition, int] | None = None) -> None:
         """Answer with these records, and nothing for the rest."""
         found, codes = dict(parts), codes or {}
-        partitions = [(tp.partition, codes.get(tp, 0), 1000, 1000, 0, [], -1, found.get(tp, b"")) for tp in self.asked]
+        partitions: list[tuple[Any, ...]] = [
+            (tp.partition, codes.get(tp, 0), 1000, 1000, 0, [], -1, found.get(tp, b"")) for tp in self.asked
+        ]
         self.answer.set_result(SimpleNamespace(API_VERSION=VERSION, topics=[("in", partitions)]))
 
 
