@@ -139,11 +139,16 @@ fuzz: setup ## fuzz by coverage, FUZZ_SECONDS a target; writes docs/fuzzing.md
 evaluate: setup kafka ## replay the test week of DATA through Kafka and compare with scikit-learn
 	$(BIN)/python -m benchmarks.evaluate --data $(DATA)
 
-.PHONY: bench bench-quick
-bench: setup kafka ## Headrace beside its limits and alternatives: about 2 hours; writes docs/performance.md
-	$(BIN)/python -m benchmarks --form full
+# RESUME continues a file of benchmarks/results, PARTS measures some parts only: make bench PARTS="latency idle"
+BENCH_PARTS = $(foreach part,$(PARTS),--part $(part))
+
+.PHONY: bench bench-quick bench-long
+bench: setup kafka ## Headrace beside its limits and alternatives: two to three hours, or make bench RESUME=FILE
+	$(BIN)/python -m benchmarks $(if $(RESUME),--resume $(RESUME),--form full) $(BENCH_PARTS)
 bench-quick: setup kafka ## its short form, about 5 minutes; choose more by python -m benchmarks --help
 	$(BIN)/python -m benchmarks --form quick
+bench-long: setup kafka ## latency over ten minutes at 70 % of capacity, Headrace and the echo: about half an hour
+	$(BIN)/python -m benchmarks --form long
 
 .PHONY: lock
 lock: setup ## resolve the dependencies anew: make lock UPGRADE=--upgrade

@@ -1,111 +1,142 @@
-"""Throughput, latency and cost of Headrace, of its limits and of the alternatives, side by side in one run.
+"""Throughput, latency and cost of Headrace, of its limits and of the alternatives, side by side.
 
 examples:
   python -m benchmarks                               the quick form, about 5 minutes
-  python -m benchmarks --form full                   everything, about 2 hours
+  python -m benchmarks --form full                   everything but the long run, two to three hours
+  python -m benchmarks --form full --part throughput one part of it, or several
+  python -m benchmarks --resume FILE                 the parts that FILE still lacks
+  python -m benchmarks --resume FILE --part latency  this part anew
+  python -m benchmarks --form long                   ten minutes at 70 % of capacity, Headrace and the echo
   python -m benchmarks --list                        what can be chosen
   python -m benchmarks --system headrace --system quix --workload fraud --repetitions 3
-  python -m benchmarks --system headrace:at_least_once --measure latency --rate 2000 --rate 10000
-  python -m benchmarks --system headrace:at_least_once --measure long --minutes 60
-  python -m benchmarks --page                        write docs/performance.md from the newest full result
+  python -m benchmarks --system headrace:at_least_once --part latency --rate 2000 --rate 10000
+  python -m benchmarks --show FILE                   print the tables of a file
+  python -m benchmarks --page                        write docs/performance.md from the newest complete results
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import signal
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 
-from benchmarks.harness import document, machine, terminal
+import msgspec
+
+from benchmarks.harness import document, machine, results, terminal
 from benchmarks.harness.bench import Bench
 from benchmarks.harness.campaign import Campaign
 from benchmarks.harness.cluster import Cluster
 from benchmarks.harness.places import PAGE, PLOTS, PROJECT, RESULTS
-from benchmarks.harness.plan import FORMS, MEASUREMENTS, Plan, chosen_rows
-from benchmarks.harness.results import Result, save
+from benchmarks.harness.plan import FORMS, MEASUREMENTS, Plan, chosen_parts, chosen_rows
+from benchmarks.harness.results import Result
 from benchmarks.workloads import WORKLOADS
 from tests.kafka.jars import MissingToolError
 
 CUSTOM = "custom"
+BUSY = 1.0
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Run what the arguments say: 0 measured, 1 a page is out of date, 2 it could not be run, 130 stopped."""
+    """Run what the arguments say: 0 done, 1 a page is out of date, 2 it could not be run, 130 stopped."""
     arguments = list(sys.argv[1:] if given is None else given)
     options = _parser().parse_args(arguments)
     if options.list:
         print(terminal.listing())
         return 0
+    if options.show:
+        print(terminal.tables(results.load(options.show)))
+        return 0
     if options.page or options.check_page:
         return _page(check=options.check_page)
     # Ended in order, a run takes its broker and its scratch folder with it.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _stop)
     try:
-        plan = _plan(options)
-        path = measure(plan, arguments, options.out)
-    except (LookupError, MissingToolError) as error:
+        plan, parts, result = _prepared(options, arguments)
+    except (LookupError, OSError, msgspec.ValidationError) as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 2
+    return _measure(plan, parts, result, options.resume or results.new_path(result, options.out))
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    """Stop once, and in order: who sends one SIGTERM may send several."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _prepared(options: argparse.Namespace, arguments: Sequence[str]) -> tuple[Plan, tuple[str, ...], Result]:
+    """The plan, the parts of it to measure, and the result that they go to: a new one, or that of a file."""
+    old = results.load(options.resume) if options.resume else None
+    plan = _plan(options, old.form if old is not None else options.form)
+    if old is not None and plan.form == CUSTOM:
+        raise LookupError("a file is resumed as it was begun: only --part may be chosen")
+    parts = chosen_parts(options.part, plan.parts)
+    new = _new_result(plan, parts, shlex.join(["python", "-m", "benchmarks", *arguments]))
+    if old is None:
+        return plan, parts, new
+    if differences := results.differences(old, new):
+        raise LookupError("what would be added does not belong to that file:\n  " + "\n  ".join(differences))
+    if not options.part:
+        parts = tuple(old.missing)
+    if not parts:
+        raise LookupError("nothing is missing in that file; --part measures a part anew")
+    old.commands += new.commands
+    return plan, parts, old
+
+
+def _measure(plan: Plan, parts: Sequence[str], result: Result, path: Path) -> int:
+    """Measure the parts, print the tables and write the file, which grows meanwhile; returns the exit code."""
+    load = os.getloadavg()[0]
+    if load > BUSY:
+        print(f"warning: the machine is busy (load {load:.1f}); the figures will not be worth much", file=sys.stderr)
+    try:
+        with Bench(plan.most_events) as bench:
+            Campaign(plan, bench, result, lambda: results.save(result, path)).run(parts)
+    except MissingToolError as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"benchmarks: stopped; what was measured until then is in {_shown(options.out)}", file=sys.stderr)
+        print(f"benchmarks: stopped; {_shown(path)} holds what was measured until then", file=sys.stderr)
+        if result.form != CUSTOM:
+            print(f"the rest: python -m benchmarks --resume {_shown(path)}", file=sys.stderr)
         return 130
-    print(f"\nall figures: {_shown(path)}")
-    if plan.form == "full":
+    print(f"\n{terminal.tables(result)}\n\nall figures: {_shown(path)}")
+    if result.missing and result.form != CUSTOM:
+        print(f"still missing: {', '.join(result.missing)}: python -m benchmarks --resume {_shown(path)}")
+    elif result.form in document.HEADS:
         print(f"written: {', '.join(_shown(one) for one in document.write(PAGE, PLOTS, RESULTS))}")
     return 0
 
 
-def measure(plan: Plan, arguments: Sequence[str], folder: Path) -> Path:
-    """Carry out a plan, print its tables, and return the file with the figures; it grows during the run."""
-    begun = time.monotonic()
-    result = _empty_result(plan, arguments)
-
-    def keep() -> Path:
-        result.minutes = round((time.monotonic() - begun) / 60, 1)
-        return save(result, folder)
-
-    load = float(result.machine["load before"])
-    if load > 1:
-        print(f"warning: the machine is busy (load {load:.1f}); the figures will not be worth much", file=sys.stderr)
-    with Bench(plan.most_events) as bench:
-        Campaign(plan, bench, result, keep).run()
-    print(f"\n{terminal.tables(result)}")
-    return keep()
-
-
-def _empty_result(plan: Plan, arguments: Sequence[str]) -> Result:
+def _new_result(plan: Plan, parts: Sequence[str], command: str) -> Result:
     return Result(
         form=plan.form,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=shlex.join(["python", "-m", "benchmarks", *arguments]),
-        minutes=0.0,
+        commands=[command],
         machine=machine.machine(),
         versions=machine.versions(),
         broker=Cluster.description(),
-        settings={
-            "repetitions": plan.repetitions,
-            "drain_s": plan.drain_s,
-            "latency_s": plan.latency_s,
-            "hold_s": plan.hold_s,
-            "most_events": plan.most_events,
-        },
-        workloads={},
+        settings=plan.settings,
+        wanted=list(parts if plan.form == CUSTOM else plan.parts),
     )
 
 
-def _plan(options: argparse.Namespace) -> Plan:
-    """The form, changed by what was chosen; a changed form is called ``custom``."""
-    form = FORMS[options.form]()
+def _plan(options: argparse.Namespace, name: str) -> Plan:
+    """The form of that name, changed by what was chosen; a changed form is called ``custom``."""
+    if name not in FORMS:
+        raise LookupError(f"a run of form {name!r} cannot be resumed: its command says what it measured")
+    form = FORMS[name]()
     rows = chosen_rows(options.system, options.workload, form)
     changes = {
-        "measurements": tuple(options.measure) or None,
         "repetitions": options.repetitions,
+        "latency_repetitions": options.repetitions,
         "drain_s": options.drain_seconds,
         "latency_s": options.seconds,
         "hold_s": options.hold_seconds,
@@ -115,21 +146,23 @@ def _plan(options: argparse.Namespace) -> Plan:
         "most_events": options.events,
     }
     known = {name: value for name, value in changes.items() if value is not None}
-    if not known and rows == form.rows:
+    kinds = {part.partition(":")[0] for part in options.part}
+    if unknown := kinds - set(MEASUREMENTS):
+        raise LookupError(f"there is no part {', '.join(unknown)}; there are {', '.join(MEASUREMENTS)}")
+    if not known and rows == form.rows and kinds <= set(form.measurements):
         return form
-    if options.share or "long" in options.measure or "burst" in options.measure:
-        known["loaded"] = tuple(row[0].name for row in rows)
-    return replace(form, form=CUSTOM, rows=rows, **known)
+    loaded = tuple(row[0].name for row in rows)
+    return replace(form, form=CUSTOM, rows=rows, loaded=loaded, measurements=tuple(kinds) or form.measurements, **known)
 
 
 def _page(*, check: bool) -> int:
-    """Write the page and its plots, or say whether they are what the newest full result gives."""
+    """Write the page and its plots, or say whether they are what the newest complete results give."""
     if not check:
         print(f"written: {', '.join(_shown(one) for one in document.write(PAGE, PLOTS, RESULTS))}")
         return 0
     stale = document.stale(PAGE, PLOTS, RESULTS)
     for path in stale:
-        print(f"{_shown(path)} is not what the newest full result gives: python -m benchmarks --page", file=sys.stderr)
+        print(f"{_shown(path)} is not what the newest results give: python -m benchmarks --page", file=sys.stderr)
     return 1 if stale else 0
 
 
@@ -142,16 +175,18 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     what = parser.add_argument_group("what to measure")
-    what.add_argument("--form", choices=list(FORMS), default="quick", help="start from this selection (quick)")
+    form = what.add_mutually_exclusive_group()
+    form.add_argument("--form", choices=list(FORMS), default="quick", help="start from this selection (quick)")
+    form.add_argument("--resume", type=Path, metavar="FILE", help="add to this file what it still lacks")
+    what.add_argument("--part", action="append", default=[], metavar="NAME", help="only these parts (repeatable)")
     what.add_argument(
         "--system", action="append", default=[], metavar="NAME[:VARIANT]", help="only these systems (repeatable)"
     )
     what.add_argument(
         "--workload", action="append", default=[], choices=list(WORKLOADS), help="only these (repeatable)"
     )
-    what.add_argument("--measure", action="append", default=[], choices=MEASUREMENTS, help="only these (repeatable)")
     how = parser.add_argument_group("how much of it")
-    how.add_argument("--repetitions", type=int, metavar="N", help="drains per system and workload")
+    how.add_argument("--repetitions", type=int, metavar="N", help="drains, or windows, of what is repeated")
     how.add_argument("--drain-seconds", type=float, metavar="S", help="about how long a drain should take")
     how.add_argument("--events", type=int, metavar="N", help="no backlog larger than this, for a try")
     how.add_argument("--rate", type=int, action="append", default=[], metavar="N", help="latency at N events/s")
@@ -161,7 +196,8 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument("--minutes", type=float, metavar="M", help="length of the long run")
     where = parser.add_argument_group("other")
     where.add_argument("--out", type=Path, default=RESULTS, metavar="FOLDER", help="where the figures go")
-    where.add_argument("--list", action="store_true", help="print systems, variants and workloads, and stop")
+    where.add_argument("--list", action="store_true", help="print systems, workloads and parts, and stop")
+    where.add_argument("--show", type=Path, metavar="FILE", help="print the tables of a file, and stop")
     where.add_argument("--page", action="store_true", help="write docs/performance.md and its plots, and stop")
     where.add_argument("--check-page", action="store_true", help="fail where they are out of date, and stop")
     return parser

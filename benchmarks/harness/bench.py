@@ -29,7 +29,7 @@ STALL_S = 20.0
 # A killed member keeps its partitions until its session ends, 45 s by default in librdkafka and Java.
 RESTART_STALL_S = 75.0
 LARGEST_BACKLOG_BYTES = 1_600_000_000
-SIZES = (20_000, 200_000, 600_000, 1_800_000)
+SIZES = (20_000, 60_000, 180_000, 600_000, 1_800_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +89,10 @@ class Bench:
         if self.most_events is not None:
             most = min(most, self.most_events)
         return tuple(size for size in SIZES if size <= most) or (self.most_events or SIZES[0],)
+
+    def forget(self, workload: str) -> None:
+        """No more drains of this workload: its backlogs need not stay on the disk."""
+        self.cluster.delete_backlogs(workload)
 
     @contextmanager
     def program(self, case: Case, source: str, target: str) -> Iterator[Program]:

@@ -1,11 +1,12 @@
-"""Carries out a plan, one measurement at a time, and keeps what came of it."""
+"""Carries out a plan, part by part, and keeps what came of it."""
 
 from __future__ import annotations
 
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
 
@@ -14,12 +15,14 @@ from confluent_kafka import KafkaException
 from benchmarks.harness import environments, loads
 from benchmarks.harness.bench import Bench, Case
 from benchmarks.harness.drains import crash, drain
-from benchmarks.harness.plan import Plan
-from benchmarks.harness.results import Failure, Measured, Result
+from benchmarks.harness.machine import Surroundings
+from benchmarks.harness.plan import COMPARED, FRAUD, IDLE, IDLE_RATE, IDLERS, Plan
+from benchmarks.harness.results import Drain, Failure, Part, Result
 from benchmarks.harness.search import nearest_size
-from benchmarks.systems import Entry, Kind
+from benchmarks.systems import ECHO, Entry, Kind, entry
 from benchmarks.workloads import WORKLOADS
 
+ANCHOR_S = 4.0
 CRASH_S = 6.0
 # A shorter trial drain says too little of the speed: a few large batches may be all of it.
 TRIAL_S = 0.7
@@ -33,200 +36,222 @@ _T = TypeVar("_T")
 class Campaign:
     """The measurements of a plan; ``result`` grows as they are made. ``keep`` is called after each of them."""
 
-    def __init__(self, plan: Plan, bench: Bench, result: Result, keep: Callable[[], object]) -> None:
+    def __init__(self, plan: Plan, bench: Bench, result: Result, keep: Callable[[], None]) -> None:
         self._plan = plan
         self._bench = bench
         self._result = result
-        self._keep = keep
+        self._save = keep
         self._begun = time.monotonic()
-        self._drained: dict[tuple[str, str], float] = {}
-        self._held: dict[tuple[str, str], float] = {}
-        self._broken: set[str] = set()
+        self._part_begun = self._begun
+        self._broken: dict[tuple[str, str], tuple[str, str]] = {}
+        # Events per second of drains: they choose sizes and loads, and are no figures.
+        self._speeds = _speeds(result.drains)
+        self._anchor: Drain | None = None
 
-    def run(self) -> None:
-        """Everything that the plan names. A measurement that fails is noted, and the next one is made."""
-        steps = {
+    def run(self, parts: Sequence[str]) -> None:
+        """Measure these parts. A measurement that fails is noted, and the next one is made."""
+        measure: dict[str, Callable[[str], None]] = {
             "throughput": self._throughput,
             "crash": self._crashes,
             "latency": self._latencies,
-            "burst": self._bursts,
+            "idle": self._idle,
+            "capacity": self._capacities,
             "long": self._long_runs,
         }
         self._install()
-        self._probe()
-        for name, step in steps.items():
-            if name in self._plan.measurements:
-                step()
+        for name in parts:
+            kind, _, workload = name.partition(":")
+            self._begin(name)
+            measure[kind](workload)
+            self._take_anchor()
+            self._result.complete(self._part)
+            self._keep()
+
+    # ---- parts -------------------------------------------------------------------------------------------
+
+    def _begin(self, name: str) -> None:
+        self._part = Part(name=name, started=datetime.now(UTC).isoformat(timespec="seconds"))
+        self._part_begun, self._surroundings = time.monotonic(), Surroundings()
+        self._result.parts.append(self._part)
+        self._say(f"part {name}")
+        if self._anchor is None:
+            self._take_anchor()
+        else:
+            self._part.echo.append(self._anchor)
+
+    def _take_anchor(self) -> None:
+        """Drain the fraud events by the echo: how fast the machine is now."""
+        case = self._bench.case(entry(ECHO), WORKLOADS[FRAUD])
+        speed = self._speed(case)
+        self._anchor = None if speed is None else self._drained(case, speed, ANCHOR_S, 0)
+        if self._anchor is not None:
+            self._part.echo.append(self._anchor)
+            self._keep()
+            self._say(f"the echo gives {self._anchor.events_per_s:,.0f} events/s")
+
+    def _keep(self) -> None:
+        self._part.minutes = round((time.monotonic() - self._part_begun) / 60, 1)
+        others, stolen = self._surroundings.cores()
+        self._part.others_cores, self._part.stolen_cores = round(others, 3), round(stolen, 3)
+        self._save()
+
+    # ---- cases -------------------------------------------------------------------------------------------
 
     def _install(self) -> None:
         """Make every environment before anything is measured."""
-        for entry in {row[0].system.name: row[0] for row in self._plan.rows}.values():
+        for system in {row[0].system.name: row[0].system for row in self._plan.rows}.values():
             try:
-                environments.command(entry.system)
+                environments.command(system)
             except environments.EnvironmentFailedError as error:
-                for row in self._plan.rows:
-                    if row[0].system.name == entry.system.name:
-                        self._fail(row[0], row[1], "installation", str(error))
+                rows = [row for row in self._plan.rows if row[0].system.name == system.name]
+                self._broken |= {(row[0].name, row[1]): ("installation", str(error)) for row in rows}
+                self._say(f"{system.name}: no installation: {error}")
 
-    def _probe(self) -> None:
-        """Find out what works, and how fast about."""
-        for entry, workload in self._plan.rows:
-            case = self._case(entry, workload)
-            speed = None if case is None else self._trial(case)
-            if speed is None:
-                self._broken.add(f"{entry.name} {workload}")
-            else:
-                self._drained[entry.name, workload] = speed
-                self._say(f"{entry.name} on {workload}: works")
+    def _working(self, rows: Iterable[tuple[Entry, str]]) -> list[Case]:
+        """The cases that work, their speed known; the others are noted as failures of this part."""
+        found = []
+        for one, workload in rows:
+            case = self._bench.case(one, WORKLOADS[workload])
+            self._result.workloads[workload] = {
+                "event_bytes": f"{case.pool.event_bytes:.0f}",
+                "model_sha256": case.pool.model_sha256,
+            }
+            known = self._broken.get((one.name, workload))
+            if known is not None:
+                self._fail(case, *known)
+            elif self._speed(case) is not None:
+                found.append(case)
+        return found
 
-    def _trial(self, case: Case) -> float | None:
-        """Uncounted drains, from the smallest backlog on, until one takes long enough to tell the speed."""
-        speed = None
+    def _speed(self, case: Case) -> float | None:
+        """Events per second of a drain, by uncounted trials at the first call; None where it does not work."""
+        key = (case.entry.name, case.workload.name)
+        if key in self._speeds or key in self._broken:
+            return self._speeds.get(key)
         for size in self._bench.sizes(case.pool):
             found = self._attempt(case, "trial drain", partial(drain, self._bench, case, size, 0))
             if found is None:
+                self._broken[key] = ("trial drain", self._part.failures[-1].reason)
                 return None
-            speed = found.events_per_s
-            if size / speed >= TRIAL_S:
+            self._speeds[key] = found.events_per_s
+            if size / found.events_per_s >= TRIAL_S:
                 break
-        return speed
+        self._say(f"{case.entry.name} on {case.workload.name}: works")
+        return self._speeds[key]
 
-    def _throughput(self) -> None:
-        """Interleaved: each repetition goes once through all systems of a workload."""
-        for workload in dict.fromkeys(row[1] for row in self._plan.rows):
-            rows = [row for row in self._plan.rows if row[1] == workload]
-            least = self._plan.repetitions if workload == self._plan.rows[0][1] else OTHER_REPETITIONS
-            for repetition in range(1, min(least, self._plan.repetitions) + 1):
-                for entry, _ in rows:
-                    self._drain(entry, workload, repetition)
-            for entry, _ in rows:
-                self._settle(entry.name, workload)
+    # ---- measurements ------------------------------------------------------------------------------------
 
-    def _drain(self, entry: Entry, workload: str, repetition: int) -> None:
-        case = self._case(entry, workload)
-        if case is None:
-            return
-        speed = self._drained[entry.name, workload]
-        size = nearest_size(self._bench.sizes(case.pool), speed, self._plan.drain_s)
-        found = self._attempt(case, "throughput", partial(drain, self._bench, case, size, repetition))
-        if found is None:
-            return
-        self._result.drains.append(found)
-        self._keep()
-        clean = "" if found.tally.is_clean else f"; {found.tally}"
-        self._say(f"{entry.name} on {workload}: {found.events_per_s:,.0f} events/s, {found.cpu_us:.1f} us{clean}")
+    def _throughput(self, workload: str) -> None:
+        """Interleaved: each repetition goes once through all systems, every second one backwards."""
+        cases = self._working(row for row in self._plan.rows if row[1] == workload)
+        least = self._plan.repetitions if workload == self._plan.rows[0][1] else OTHER_REPETITIONS
+        for repetition in range(1, min(least, self._plan.repetitions) + 1):
+            for case in _by_turns(cases, repetition):
+                speed = self._speeds[case.entry.name, workload]
+                found = self._drained(case, speed, self._plan.drain_s, repetition)
+                if found is not None:
+                    self._part.drains.append(found)
+                    self._keep()
+                    clean = "" if found.tally.is_clean else f"; {found.tally}"
+                    rate = f"{found.events_per_s:,.0f} events/s, {found.cpu_us:.1f} us{clean}"
+                    self._say(f"{case.entry.name} on {workload}: {rate}")
+        self._speeds |= _speeds(self._part.drains)
+        if workload != FRAUD:
+            self._bench.forget(workload)
 
-    def _settle(self, name: str, workload: str) -> None:
-        """From now on the median is the rate of the drain."""
-        rates = [one.events_per_s for one in self._result.drains if _name(one) == (name, workload)]
-        if rates:
-            self._drained[name, workload] = statistics.median(rates)
+    def _drained(self, case: Case, speed: float, seconds: float, repetition: int) -> Drain | None:
+        size = nearest_size(self._bench.sizes(case.pool), speed, seconds)
+        return self._attempt(case, "throughput", partial(drain, self._bench, case, size, repetition))
 
-    def _crashes(self) -> None:
-        for case in self._cases():
-            if case.entry.system.kind is Kind.LIMIT:
-                continue
-            speed = self._drained[case.entry.name, case.workload.name]
-            size = nearest_size(self._bench.sizes(case.pool), speed, CRASH_S)
+    def _crashes(self, _: str) -> None:
+        rows = [row for row in self._plan.loads if row[0].system.kind is not Kind.LIMIT]
+        for case in self._working(rows):
+            size = nearest_size(self._bench.sizes(case.pool), self._speed(case) or 0.0, CRASH_S)
             found = self._attempt(case, "crash", partial(crash, self._bench, case, size))
             if found is not None:
-                self._result.crashes.append(found)
+                self._part.crashes.append(found)
                 self._keep()
                 counts = found.tally
                 self._say(f"{case.entry.name}: kill -9: {counts.lost:,} lost, {counts.repeated:,} repeated")
 
-    def _latencies(self) -> None:
-        for rate in self._plan.rates:
-            for case in self._cases():
-                self._latency(case, f"{rate:,}/s", rate)
-        for case in self._loaded():
+    def _latencies(self, _: str) -> None:
+        """At fixed rates, interleaved; what targets compare is repeated."""
+        cases = self._working(self._plan.loads)
+        for repetition in range(1, self._plan.latency_repetitions + 1):
+            for rate in self._plan.rates:
+                for case in _by_turns(cases, repetition):
+                    if repetition == 1 or case.entry.name in COMPARED:
+                        self._latency(case, f"{rate:,}/s", rate, repetition)
+
+    def _idle(self, _: str) -> None:
+        """So few events that each is a batch of its own, in neighbouring windows."""
+        cases = self._working(row for row in self._plan.loads if row[0].name in IDLERS)
+        for repetition in range(1, self._plan.repetitions + 1):
+            for case in _by_turns(cases, repetition):
+                self._latency(case, IDLE, IDLE_RATE, repetition)
+
+    def _latency(self, case: Case, load: str, rate: float, repetition: int = 1) -> None:
+        what, drained = f"latency, {load}", self._speed(case) or 0.0
+        if rate * SPARE > drained:
+            self._fail(case, what, f"its drain gives {drained:,.0f} events/s")
+            return
+        make = partial(loads.latency, self._bench, case, load, repetition, rate, self._plan.latency_s)
+        found = self._attempt(case, what, make)
+        if found is not None:
+            self._part.latencies.append(found)
+            self._keep()
+            shown = found.seen if case.entry.is_transactional else found.appended
+            self._say(f"{case.entry.name}, {load}: p50 {shown.p50:.1f} ms, p99 {shown.p99:.1f} ms")
+
+    def _capacities(self, _: str) -> None:
+        for case in self._working(row for row in self._plan.loads if row[0].name in self._plan.loaded):
             held = self._capacity(case)
             for share in self._plan.shares if held else ():
                 self._latency(case, f"{share} %", share / 100 * held)
-
-    def _latency(self, case: Case, load: str, rate: float) -> None:
-        drained = self._drained[case.entry.name, case.workload.name]
-        if rate * SPARE > drained:
-            self._fail(case.entry, case.workload.name, f"latency at {load}", f"its drain gives {drained:,.0f} events/s")
-            return
-        seconds = self._plan.latency_s
-        found = self._attempt(
-            case, f"latency at {load}", partial(loads.latency, self._bench, case, load, rate, seconds)
-        )
-        if found is not None:
-            self._result.latencies.append(found)
-            self._keep()
-            shown = found.seen if case.entry.is_transactional else found.appended
-            self._say(f"{case.entry.name} at {load}: p50 {shown.p50:.1f} ms, p99 {shown.p99:.1f} ms")
+            if held and case.entry.system.kind is Kind.OURS:
+                self._burst(case, held)
 
     def _capacity(self, case: Case) -> float:
-        """Search it at the first call; 0 where no rate was held."""
-        if _key(case) in self._held:
-            return self._held[_key(case)]
-        drained = self._drained[_key(case)]
-        found = self._attempt(case, "capacity", partial(loads.capacity, self._bench, case, drained, self._plan.hold_s))
-        held = self._held[_key(case)] = found.events_per_s if found is not None else 0.0
+        """The highest rate that holds; 0 where none did."""
+        search = partial(loads.capacity, self._bench, case, self._speed(case) or 0.0, self._plan.hold_s)
+        found = self._attempt(case, "capacity", search)
+        if found is None:
+            return 0.0
+        self._part.capacities.append(found)
+        self._keep()
+        self._say(f"{case.entry.name}: holds {found.events_per_s:,.0f} events/s")
+        return found.events_per_s
+
+    def _burst(self, case: Case, held: float) -> None:
+        found = self._attempt(case, "burst", partial(loads.burst, self._bench, case, held))
         if found is not None:
-            self._result.capacities.append(found)
+            self._part.bursts.append(found)
             self._keep()
-            self._say(f"{case.entry.name}: holds {held:,.0f} events/s")
-        return held
+            back = "never" if found.recovery_s is None else f"after {found.recovery_s:.1f} s"
+            self._say(f"{case.entry.name}: back {back} from a burst of {found.burst_rate:,.0f} events/s")
 
-    def _bursts(self) -> None:
-        for case, held in self._holding():
-            found = self._attempt(case, "burst", partial(loads.burst, self._bench, case, held))
+    def _long_runs(self, _: str) -> None:
+        """All at one rate: that of the first one's capacity."""
+        cases, minutes = self._working(self._plan.loads), self._plan.minutes
+        rate = loads.BASE * self._capacity(cases[0]) if cases else 0.0
+        for case in cases if rate else ():
+            self._say(f"{case.entry.name}: {minutes:g} minutes at {rate:,.0f} events/s")
+            found = self._attempt(case, "long run", partial(loads.long_run, self._bench, case, rate, minutes))
             if found is not None:
-                self._result.bursts.append(found)
+                self._part.long_runs.append(found)
                 self._keep()
-                back = "never" if found.recovery_s is None else f"after {found.recovery_s:.1f} s"
-                self._say(f"{case.entry.name}: back {back} from a burst of {found.burst_rate:,.0f} events/s")
-
-    def _long_runs(self) -> None:
-        minutes = self._plan.minutes
-        for case, held in self._holding()[:1]:
-            self._say(f"{case.entry.name}: {minutes:g} minutes at {loads.BASE * held:,.0f} events/s")
-            run = self._attempt(case, "long run", partial(loads.long_run, self._bench, case, held, minutes))
-            if run is not None:
-                self._result.long_runs.append(run)
-                self._keep()
-
-    def _holding(self) -> list[tuple[Case, float]]:
-        """Our own cases that hold some rate, with it."""
-        ours = [case for case in self._cases() if case.entry.system.kind is Kind.OURS]
-        return [(case, held) for case in ours if (held := self._capacity(case))]
-
-    def _loaded(self) -> list[Case]:
-        return [case for case in self._cases() if case.entry.name in self._plan.loaded]
-
-    def _cases(self) -> list[Case]:
-        """One case per entry that works, on its first workload."""
-        return [case for row in self._plan.loads if (case := self._case(*row)) is not None]
-
-    def _case(self, entry: Entry, workload: str) -> Case | None:
-        """The case; None where it was found not to work."""
-        if f"{entry.name} {workload}" in self._broken:
-            return None
-        case = self._bench.case(entry, WORKLOADS[workload])
-        self._result.workloads[workload] = {
-            "event_bytes": f"{case.pool.event_bytes:.0f}",
-            "model_sha256": case.pool.model_sha256,
-        }
-        return case
 
     def _attempt(self, case: Case, measurement: str, make: Callable[[], _T]) -> _T | None:
         try:
             return make()
         except EXPECTED as error:
-            self._fail(case.entry, case.workload.name, measurement, str(error))
+            self._fail(case, measurement, str(error))
             return None
 
-    def _fail(self, entry: Entry, workload: str, measurement: str, reason: str) -> None:
-        if measurement == "installation":
-            self._broken.add(f"{entry.name} {workload}")
-        names = {"system": entry.system.name, "variant": entry.variant, "workload": workload}
-        self._result.failures.append(Failure(**names, measurement=measurement, reason=reason))
+    def _fail(self, case: Case, measurement: str, reason: str) -> None:
+        self._part.failures.append(Failure(**case.names, measurement=measurement, reason=reason))
         self._keep()
-        self._say(f"{entry.name} on {workload}: no {measurement}: {reason}")
+        self._say(f"{case.entry.name} on {case.workload.name}: no {measurement}: {reason}")
 
     def _say(self, text: str) -> None:
         passed = time.monotonic() - self._begun
@@ -234,9 +259,14 @@ class Campaign:
         sys.stdout.flush()
 
 
-def _key(case: Case) -> tuple[str, str]:
-    return case.entry.name, case.workload.name
+def _by_turns(cases: list[Case], repetition: int) -> list[Case]:
+    """Forwards, then backwards, so that no system always comes after the same one."""
+    return cases if repetition % 2 else cases[::-1]
 
 
-def _name(one: Measured) -> tuple[str, str]:
-    return f"{one.system}:{one.variant}", one.workload
+def _speeds(drains: Iterable[Drain]) -> dict[tuple[str, str], float]:
+    """Median rate by entry and workload."""
+    rates: dict[tuple[str, str], list[float]] = {}
+    for one in drains:
+        rates.setdefault((one.entry, one.workload), []).append(one.events_per_s)
+    return {case: statistics.median(found) for case, found in rates.items()}

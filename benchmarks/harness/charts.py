@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from xml.sax.saxutils import escape
 
 WIDTH = 860
-LEFT, TOP, BOTTOM, LEGEND = 70, 60, 350, 220
+LEFT, TOP, GAP, LEGEND = 70, 60, 45, 230
 FONT = "system-ui, -apple-system, 'Segoe UI', sans-serif"
 
 
@@ -197,59 +197,77 @@ def bars(theme: Theme, title: str, rows: Sequence[Bar]) -> str:
     return canvas.svg()
 
 
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """Lines over one vertical axis, which has a title and is ``height`` pixels high."""
+
+    series: tuple[Line, ...]
+    y_title: str
+    height: float = 290
+    logarithmic: bool = True
+
+
 def lines(
     theme: Theme,
     title: str,
-    series: Sequence[Line],
+    panels: Sequence[Panel],
     *,
     x_title: str,
-    y_title: str,
     x_labels: Sequence[str] = (),
-    logarithmic: bool = True,
     dots: bool = True,
 ) -> str:
-    """Lines over a common axis; ``x_labels`` name the positions 0, 1, ... where the axis is not a number."""
-    canvas = Canvas(theme, 420, title)
+    """Panels above each other over one axis; ``x_labels`` name the positions 0, 1, ... where that is not a number."""
+    bottoms = [TOP + sum(panel.height for panel in panels[: index + 1]) + GAP * index for index in range(len(panels))]
+    canvas = Canvas(theme, bottoms[-1] + 70, title)
     canvas.text(20, 30, title, size=16, bold=True)
-    points = [point for one in series for point in one.points]
-    first = min(x for x, _ in points)
-    across = Axis(first, max(first + 1e-9, *(x for x, _ in points)), LEFT, WIDTH - LEGEND)
-    up = _vertical([y for _, y in points], logarithmic=logarithmic)
-    for value in up.ticks():
-        canvas.line([(across.start, up.at(value)), (across.stop, up.at(value))], theme.grid)
-        canvas.text(LEFT - 8, up.at(value) + 4, short(value), size=12, anchor="end", faint=True)
+    places = [x for panel in panels for one in panel.series for x, _ in one.points]
+    across = Axis(min(places), max(min(places) + 1e-9, *places), LEFT, WIDTH - LEGEND)
+    for panel, bottom in zip(panels, bottoms, strict=True):
+        _panel(canvas, panel, across, bottom, dots=dots)
     marks = [(float(index), label) for index, label in enumerate(x_labels)] or [(v, short(v)) for v in across.ticks()]
     for position, label in marks:
-        canvas.text(across.at(position), BOTTOM + 20, label, size=12, anchor="middle", faint=True)
-    canvas.text((across.start + across.stop) / 2, BOTTOM + 44, x_title, size=12, anchor="middle", faint=True)
-    canvas.text(LEFT - 50, TOP - 10, y_title, size=12, faint=True)
-    for one in series:
+        canvas.text(across.at(position), bottoms[-1] + 20, label, size=12, anchor="middle", faint=True)
+    canvas.text((across.start + across.stop) / 2, bottoms[-1] + 44, x_title, size=12, anchor="middle", faint=True)
+    return canvas.svg()
+
+
+def _panel(canvas: Canvas, panel: Panel, across: Axis, bottom: float, *, dots: bool) -> None:
+    top = bottom - panel.height
+    values = [y for one in panel.series for _, y in one.points]
+    up = _vertical(values, bottom, top, logarithmic=panel.logarithmic)
+    for value in up.ticks():
+        canvas.line([(across.start, up.at(value)), (across.stop, up.at(value))], canvas.theme.grid)
+        canvas.text(LEFT - 8, up.at(value) + 4, short(value), size=12, anchor="end", faint=True)
+    canvas.text(LEFT - 50, top - 10, panel.y_title, size=12, faint=True)
+    for one in panel.series:
         _draw(canvas, one, [(across.at(x), up.at(y)) for x, y in one.points], dots=dots)
-    for index, one in enumerate(one for one in series if one.title):
-        y, colour = TOP + 18 * index, theme.series[one.colour % len(theme.series)]
+    for index, one in enumerate(one for one in panel.series if one.title):
+        y, colour = top + 18 * index, canvas.theme.series[one.colour % len(canvas.theme.series)]
         canvas.line([(across.stop + 20, y), (across.stop + 44, y)], colour, width=2, dashed=one.dashed)
         canvas.text(across.stop + 50, y + 4, one.title, size=12)
-    return canvas.svg()
 
 
 def _draw(canvas: Canvas, one: Line, placed: list[tuple[float, float]], *, dots: bool) -> None:
     colour = canvas.theme.series[one.colour % len(canvas.theme.series)]
-    canvas.line(placed, colour, width=2, dashed=one.dashed)
+    canvas.line(placed, colour, width=2 if dots else 1.5, dashed=one.dashed)
     for x, y in placed if dots else []:
         canvas.dot(x, y, colour)
 
 
-def stacks(theme: Theme, title: str, labels: Sequence[str], parts: dict[str, list[float]], notes: Sequence[str]) -> str:
-    """Columns of shares that add up to one, with a note above each."""
-    height, left, top, bottom, legend = 400, 60, 90, 340, 180
+def stacks(
+    theme: Theme, title: str, labels: Sequence[str], parts: dict[str, list[float]], notes: tuple[str, Sequence[str]]
+) -> str:
+    """Columns of shares that add up to one, with a note above each; the notes have a title."""
+    height, left, top, bottom, legend = 380, 90, 90, 340, 150
     canvas = Canvas(theme, height, title)
     canvas.text(20, 30, title, size=16, bold=True)
     up = Axis(0, 1, bottom, top)
     for value in (0.0, 0.25, 0.5, 0.75, 1.0):
         canvas.line([(left, up.at(value)), (WIDTH - legend, up.at(value))], theme.grid)
-        canvas.text(left - 8, up.at(value) + 4, f"{value:.0%}", size=12, anchor="end", faint=True)
+        canvas.text(left - 8, up.at(value) + 4, f"{100 * value:.0f} %", size=12, anchor="end", faint=True)
+    canvas.text(left - 8, top - 14, notes[0], size=12, anchor="end", faint=True)
     step = (WIDTH - legend - left) / len(labels)
-    for column, (label, note) in enumerate(zip(labels, notes, strict=True)):
+    for column, (label, note) in enumerate(zip(labels, notes[1], strict=True)):
         x, below = left + step * (column + 0.2), 0.0
         for index, shares in enumerate(parts.values()):
             upper = below + shares[column]
@@ -258,7 +276,7 @@ def stacks(theme: Theme, title: str, labels: Sequence[str], parts: dict[str, lis
             )
             below = upper
         canvas.text(x + step * 0.3, bottom + 20, label, size=12, anchor="middle", faint=True)
-        canvas.text(x + step * 0.3, top - 10, note, size=12, anchor="middle")
+        canvas.text(x + step * 0.3, top - 14, note, size=12, anchor="middle")
     for index, name in enumerate(parts):
         y = top + 20 * index
         canvas.box(WIDTH - legend + 20, y - 10, 14, 14, theme.series[index % len(theme.series)])
@@ -266,9 +284,9 @@ def stacks(theme: Theme, title: str, labels: Sequence[str], parts: dict[str, lis
     return canvas.svg()
 
 
-def _vertical(values: Sequence[float], *, logarithmic: bool) -> Axis:
+def _vertical(values: Sequence[float], bottom: float, top: float, *, logarithmic: bool) -> Axis:
     if not logarithmic:
-        return Axis(0, max(values) * 1.05 or 1.0, BOTTOM, TOP, logarithmic=False)
+        return Axis(0, max(values) * 1.05 or 1.0, bottom, top)
     known = [value for value in values if value > 0] or [1.0]
     low = min(known) * 0.8
-    return Axis(low, max(max(known) * 1.2, low * 10), BOTTOM, TOP, logarithmic=True)
+    return Axis(low, max(max(known) * 1.2, low * 10), bottom, top, logarithmic=True)

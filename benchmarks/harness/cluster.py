@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
+from benchmarks.harness.pauses import Pause, broker_pauses
 from benchmarks.workloads import Pool, Workload
 from tests.kafka.broker import JVM_OPTIONS, KafkaBroker
 from tests.kafka.jars import kafka_version
@@ -25,7 +27,10 @@ BROKER_PROPERTIES = {
     "log.retention.check.interval.ms": "5000",
     "num.io.threads": "4",
     "num.network.threads": "3",
+    # So that the members of one pod join together, as with Kafka's default of 3000.
+    "group.initial.rebalance.delay.ms": "1000",
 }
+JAVA_OPTIONS = "JDK_JAVA_OPTIONS"
 REQUEST_TIMEOUT_S = 20.0
 POLL_S = 0.25
 # A fresh topic's leader may be elected and not know it yet.
@@ -42,6 +47,7 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         self.broker = KafkaBroker(folder, BROKER_PROPERTIES)
+        self._pauses = folder / "pauses.log"
         self._backlogs: dict[tuple[str, int], str] = {}
         self._admin: AdminClient | None = None
 
@@ -58,13 +64,21 @@ class Cluster:
         return self.broker.pid
 
     def start(self) -> None:
-        """Start the broker."""
-        self.broker.start()
+        """Start the broker; it notes the pauses for its garbage."""
+        os.environ[JAVA_OPTIONS] = f'"-Xlog:gc:file={self._pauses}:time:filecount=0"'
+        try:
+            self.broker.start()
+        finally:
+            del os.environ[JAVA_OPTIONS]
         self._admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
 
     def stop(self) -> None:
         """End the broker; the caller removes its folder."""
         self.broker.stop()
+
+    def pauses(self) -> list[Pause]:
+        """When the broker stood still for its garbage, until now."""
+        return broker_pauses(self._pauses.read_text())
 
     def create_topic(self, hint: str, config: Mapping[str, str] | None = None) -> str:
         """A fresh topic, and one beside it for dead letters, as Headrace wants it; returns its name."""
@@ -91,6 +105,11 @@ class Cluster:
             self.produce(known, pool, range(size))
             self._backlogs[workload.name, size] = known
         return known
+
+    def delete_backlogs(self, workload: str) -> None:
+        """Delete every backlog of a workload."""
+        for key in [key for key in self._backlogs if key[0] == workload]:
+            self.delete_topic(self._backlogs.pop(key))
 
     def produce(self, topic: str, pool: Pool, numbers: range) -> None:
         """Write events, in turns over the partitions, and wait until all are acknowledged."""

@@ -1,18 +1,25 @@
-"""``docs/performance.md`` and its plots, from the newest full result. The prose around the generated part stays."""
+"""``docs/performance.md`` and its plots, from the newest complete results. The prose around what is generated stays."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from benchmarks.harness.cells import Table
 from benchmarks.harness.plots import TITLES, names, plots
 from benchmarks.harness.results import Result, load, newest
 from benchmarks.harness.summary import Summary
-from benchmarks.harness.tables import Table, tables
+from benchmarks.harness.tables import tables
 from benchmarks.harness.targets import Outcome, judge
 
 BEGIN = "<!-- begin of what `python -m benchmarks --page` writes -->"
 END = "<!-- end of what `python -m benchmarks --page` writes -->"
-NO_RESULT = "`benchmarks/results` holds no full run yet; `make bench` makes one."
+HEADS = {"full": "## Side by side", "long": "## Over minutes"}
+NO_RESULT = {
+    "full": "`benchmarks/results` holds no full run yet; `make bench` makes one.",
+    "long": "`benchmarks/results` holds no long run yet; `make bench-long` makes one.",
+}
+# These plots stand above the tables, the others below.
+FIRST = ("throughput", "long-run")
 
 
 def write(page: Path, folder: Path, results: Path) -> list[Path]:
@@ -35,27 +42,32 @@ def stale(page: Path, folder: Path, results: Path) -> list[Path]:
 
 def _wanted(page: Path, folder: Path, results: Path) -> dict[Path, str]:
     """Every file with its content. Raises ValueError where the page has no place for the generated part."""
-    path = newest("full", results)
-    result = load(path) if path is not None else None
     before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"{page} lacks the lines {BEGIN!r} and {END!r}: between them the figures belong")
-    generated = NO_RESULT if result is None or path is None else section(result, path.name, folder.name)
-    found = {page: f"{before}{BEGIN}\n{generated}\n{END}{after}"}
-    if result is not None:
-        found |= {folder / name: svg for name, svg in plots(result).items()}
-    return found
+    sections: list[str] = []
+    drawn: dict[Path, str] = {}
+    for form, head in HEADS.items():
+        path = newest(form, results)
+        if path is None:
+            sections.append(f"{head}\n\n{NO_RESULT[form]}")
+        else:
+            result = load(path)
+            sections.append(f"{head}\n\n{section(result, path.name, folder.name)}")
+            drawn |= {folder / name: svg for name, svg in plots(result).items()}
+    generated = "\n\n".join(sections)
+    return {page: f"{before}{BEGIN}\n{generated}\n{END}{after}"} | drawn
 
 
 def section(result: Result, source: str, folder: str) -> str:
-    """The generated part: what was missed first, then tables, and the plots beside what they show."""
+    """The generated part of a result: what was missed first, then tables, and the plots beside what they show."""
     pictures = {name: _picture(name, folder) for name in names(result)}
-    parts = [_shortfalls(result), _circumstances(result, source)]
-    parts += [pictures[name] for name in ("throughput",) if name in pictures]
-    for table in tables(result):
-        parts.append(_markdown(table))
-    parts += [pictures[name] for name in pictures if name != "throughput"]
+    parts = [_shortfalls(result)] if result.form == "full" else []
+    parts.append(_circumstances(result, source))
+    parts += [pictures[name] for name in FIRST if name in pictures]
+    parts += [_markdown(table) for table in tables(result)]
+    parts += [pictures[name] for name in pictures if name not in FIRST]
     return "\n\n".join(parts)
 
 
@@ -75,10 +87,10 @@ def _circumstances(result: Result, source: str) -> str:
     machine = result.machine
     versions = ", ".join(f"{name} {text}" for name, text in result.versions.items() if text)
     broker = ", ".join(f"{name}: {text}" for name, text in result.broker.items())
+    commands = ", then ".join(f"`{command}`" for command in result.commands)
     return (
-        f"`{result.command}` on {result.started[:10]}, {result.minutes:g} minutes, "
-        f"on {machine['cores']} cores of {machine['processor']}, {machine['memory']}, {machine['kernel']}; "
-        f"load before: {machine['load before']}.\n"
+        f"{commands}, from {result.started[:10]} on, {result.minutes:.0f} minutes in all, "
+        f"on {machine['cores']} cores of {machine['processor']}, {machine['memory']}, {machine['kernel']}.\n"
         f"Every figure: [{source}](../benchmarks/results/{source}).\n\n"
         f"Versions: {versions}.\n\nBroker, on the same machine: {broker}."
     )

@@ -1,4 +1,4 @@
-"""Draining a preloaded backlog by one process: throughput, and what a kill -9 in the middle does."""
+"""Draining a preloaded backlog: throughput, and what a kill -9 in the middle does."""
 
 from __future__ import annotations
 
@@ -30,14 +30,17 @@ def drain(bench: Bench, case: Case, size: int, repetition: int) -> Drain:
     found = bench.read(case, target)
     bench.cluster.delete_topic(target)
     rate = rates(found.appended)
-    between = (rate.first_ms, rate.last_ms, int((found.appended > rate.first_ms).sum()))
+    whole, late = (
+        (since, rate.last_ms, int((found.appended > since).sum())) for since in (rate.first_ms, rate.middle_ms)
+    )
     return Drain(
         **case.names,
         repetition=repetition,
         events_per_s=rate.events_per_s,
         late_events_per_s=rate.late_events_per_s,
-        cpu_us=usage.cpu_us_per_event("system", *between),
-        broker_cpu_us=usage.cpu_us_per_event("broker", *between),
+        cpu_us=usage.cpu_us_per_event("system", *whole),
+        late_cpu_us=usage.cpu_us_per_event("system", *late),
+        broker_cpu_us=usage.cpu_us_per_event("broker", *whole),
         rss_mib=usage.peak_rss_mib("system"),
         first_output_s=(rate.first_ms - started_ms) / 1000,
         tally=case.count(found, size),

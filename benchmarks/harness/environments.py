@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from benchmarks.harness.places import SYSTEMS as FOLDER
 from benchmarks.systems import Runtime, System
 
 STAMP = "complete"
+# A package's name; what follows it in a requirement ([extra], >=, ==, <, ~=, !=, ;) does not match.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class EnvironmentFailedError(RuntimeError):
@@ -34,13 +37,34 @@ def command(system: System) -> list[str]:
 
 
 def packages(system: System) -> str:
-    """The versions that name a system in the result: its direct requirements as locked, or the pom's hash."""
+    """The versions that name a system in the result: its direct requirements, as its lock file or its pom pins them."""
     folder = FOLDER / system.name
-    if system.runtime is not Runtime.PYTHON:
-        return ""
-    wanted = {line.strip().partition("[")[0] for line in (folder / "requirements.in").read_text().splitlines()}
-    locked = [line.split(" ")[0].split(";")[0] for line in (folder / "requirements.txt").read_text().splitlines()]
-    return ", ".join(pin for pin in locked if "==" in pin and pin.partition("==")[0].partition("[")[0] in wanted)
+    match system.runtime:
+        case Runtime.PROJECT:
+            return ""
+        case Runtime.PYTHON:
+            return pinned((folder / "requirements.in").read_text(), (folder / "requirements.txt").read_text())
+        case Runtime.JAVA:
+            return declared((folder / "pom.xml").read_text())
+
+
+def pinned(wanted: str, locked: str) -> str:
+    """Of a lock file the pins (``name==version``) of the packages that the lines of ``wanted`` name."""
+    names = {found.group() for line in wanted.splitlines() if (found := NAME.match(line.strip()))}
+    pins = [
+        (found.group(), line.partition(";")[0].split()[0])
+        for line in locked.splitlines()
+        if (found := NAME.match(line))
+    ]
+    return ", ".join(pin for name, pin in pins if name in names)
+
+
+def declared(pom: str) -> str:
+    """The dependencies of a pom as ``artifact==version``, with its properties put in."""
+    properties = dict(re.findall(r"<([\w.]+)>([^<]*)</\1>", pom.partition("<properties>")[2].partition("</prop")[0]))
+    section = pom.partition("<dependencies>")[2].partition("</dependencies>")[0]
+    found = re.findall(r"<artifactId>([^<]+)</artifactId>\s*<version>([^<]+)</version>", section)
+    return ", ".join(f"{name}=={properties.get(version.strip('${}'), version)}" for name, version in found)
 
 
 def _virtual_environment(name: str) -> Path:

@@ -19,17 +19,18 @@ Times = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """How fast outputs were appended between ``first_ms`` and ``last_ms``: on the whole, and in the second half."""
+    """How fast outputs were appended from ``first_ms`` to ``last_ms``; the second half, from ``middle_ms``."""
 
     events_per_s: float
     late_events_per_s: float
     first_ms: float
+    middle_ms: float
     last_ms: float
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """What became of each event of an open loop, by event: NaN where something never happened."""
+    """What became of each event of an open loop, in the order of the plan: NaN where something never happened."""
 
     planned: Times
     appended_in: Times
@@ -38,7 +39,7 @@ class Trace:
 
     def window(self, start_ms: float, stop_ms: float) -> Trace:
         """The events planned within ``[start_ms, stop_ms)``."""
-        inside = (self.planned >= start_ms) & (self.planned < stop_ms)
+        inside = slice(*np.searchsorted(self.planned, (start_ms, stop_ms)).tolist())
         return Trace(self.planned[inside], self.appended_in[inside], self.appended_out[inside], self.arrived[inside])
 
 
@@ -51,24 +52,33 @@ def rates(appended: Times) -> Rates:
     ordered = np.sort(appended)
     if not len(ordered) or ordered[0] == ordered[-1]:
         raise ValueError("the outputs have fewer than two append times; take a larger backlog")
-    middle = ordered[len(ordered) // 2]
-    whole = _rate(ordered, ordered[0])
-    return Rates(
-        whole, _rate(ordered, middle) if middle < ordered[-1] else whole, float(ordered[0]), float(ordered[-1])
-    )
+    first, middle, last = (float(ordered[at]) for at in (0, len(ordered) // 2, -1))
+    if middle == last:
+        middle = first
+    return Rates(_rate(ordered, first), _rate(ordered, middle), first, middle, last)
 
 
 def _rate(ordered: Times, since: float) -> float:
     return float((ordered > since).sum() / (ordered[-1] - since) * 1000)
 
 
-def percentiles(values: Times) -> Percentiles:
-    """Percentiles of what is there; NaN values are left out. Raises ValueError where nothing is left."""
+def percentiles(values: Times, *, whole: bool = False) -> Percentiles:
+    """Percentiles of what is there; NaN values are left out. Raises ValueError where nothing is left.
+
+    ``whole`` values are differences of whole milliseconds: equal ones are spread evenly over half a millisecond to
+    either side, though not below 0, or percentiles could only jump by a millisecond.
+    """
     known = values[np.isfinite(values)]
     if not len(known):
         raise ValueError("no event of the window came back")
-    p50, p95, p99, p999 = np.percentile(known, (50, 95, 99, 99.9)).tolist()
+    p50, p95, p99, p999 = np.percentile(_spread_out(known) if whole else known, (50, 95, 99, 99.9)).tolist()
     return Percentiles(p50, p95, p99, p999, float(known.max()), float(known.mean()))
+
+
+def _spread_out(values: Times) -> Times:
+    found, counts = np.unique(values, return_counts=True)
+    ranks = np.arange(len(values)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.maximum(np.repeat(found, counts) - 0.5 + (ranks + 0.5) / np.repeat(counts, counts), 0.0)
 
 
 def histogram(values: Times) -> list[tuple[int, int]]:

@@ -6,20 +6,22 @@ import numpy as np
 
 from benchmarks.harness.bench import Bench, Case
 from benchmarks.harness.figures import Times, Trace, histogram, lag, percentiles, recovery_s, why_not_held
-from benchmarks.harness.loops import Observation, observe
-from benchmarks.harness.results import Burst, Capacity, Latency, LongRun, Window
+from benchmarks.harness.loops import Look, Observation, observe
+from benchmarks.harness.pauses import longest_ms, loop_pause_ms
+from benchmarks.harness.results import Batches, Burst, Capacity, Latency, LongRun, Window
+from benchmarks.harness.scrape import batches_between
 from benchmarks.harness.search import highest_held
 from benchmarks.systems import Runtime
 
 BASE, BURST = 0.7, 1.1
 BEFORE_S, BURST_S, AFTER_S = 20.0, 30.0, 60.0
-WINDOW_S = 10.0
+WINDOW_S = 5.0
 LONG_WARM_UP_S = 10.0
 # A compiler that works while the program runs needs longer.
 WARM_UP_S = {Runtime.PROJECT: 3.0, Runtime.PYTHON: 3.0, Runtime.JAVA: 10.0}
 
 
-def latency(bench: Bench, case: Case, load: str, rate: float, seconds: float) -> Latency:
+def latency(bench: Bench, case: Case, load: str, repetition: int, rate: float, seconds: float) -> Latency:
     """Latency at a constant rate over ``seconds``, after a warm-up at the same rate that is not counted."""
     warm_up_s = WARM_UP_S[case.entry.system.runtime]
     span = (warm_up_s, warm_up_s + seconds)
@@ -30,19 +32,20 @@ def latency(bench: Bench, case: Case, load: str, rate: float, seconds: float) ->
     return Latency(
         **case.names,
         load=load,
+        repetition=repetition,
         rate=rate,
         seconds=seconds,
-        appended=percentiles(window.appended_out - window.appended_in),
+        appended=percentiles(window.appended_out - window.appended_in, whole=True),
         seen=percentiles(window.arrived - window.appended_in),
         planned=percentiles(window.arrived - window.planned),
         generator=percentiles(window.appended_in - window.planned),
-        held=not why_not_held(window, rate),
+        why_not_held=why_not_held(window, rate),
         cpu_us=seen.usage.cpu_us_per_event("system", *edges, events),
         broker_cpu_us=seen.usage.cpu_us_per_event("broker", *edges, events),
         rss_mib=seen.usage.peak_rss_mib("system"),
         histogram=histogram(_by_reader(case, window)),
         tally=seen.tally,
-        batches=seen.batches,
+        batches=_batches(seen.looks),
     )
 
 
@@ -78,29 +81,49 @@ def burst(bench: Bench, case: Case, capacity_per_s: float) -> Burst:
     )
 
 
-def long_run(bench: Bench, case: Case, capacity_per_s: float, minutes: float) -> LongRun:
-    """70 % of the capacity for minutes, in windows of ten seconds."""
-    rate = BASE * capacity_per_s
-    seen = observe(bench, case, [(rate, LONG_WARM_UP_S + minutes * 60)], keep_all=False)
-    steady = seen.trace.window(seen.start_ms + LONG_WARM_UP_S * 1000, np.inf)
+def long_run(bench: Bench, case: Case, rate: float, minutes: float) -> LongRun:
+    """A constant rate for minutes, after a warm-up, in windows of ``WINDOW_S``; raises ValueError for less than two."""
+    stop_s = LONG_WARM_UP_S + minutes * 60
+    edges_s = np.arange(LONG_WARM_UP_S, stop_s + WINDOW_S / 2, WINDOW_S).tolist()
+    if len(edges_s) < 3:
+        raise ValueError(f"{minutes:g} minutes are less than two windows of {WINDOW_S:g} s")
+    seen = observe(bench, case, [(rate, stop_s)], edges_s, keep_all=False)
     return LongRun(
         **case.names,
         rate=rate,
         minutes=minutes,
-        windows=_windows(case, seen),
-        held=not why_not_held(steady, rate),
+        windows=_windows(bench, case, seen, edges_s),
+        why_not_held=why_not_held(seen.trace.window(seen.start_ms + LONG_WARM_UP_S * 1000, np.inf), rate),
         tally=seen.tally,
     )
 
 
-def _windows(case: Case, seen: Observation) -> list[Window]:
-    windows = []
-    for start in np.arange(seen.start_ms + LONG_WARM_UP_S * 1000, seen.trace.planned[-1], WINDOW_S * 1000).tolist():
-        stop = start + WINDOW_S * 1000
-        part = seen.trace.window(start, stop)
-        at_s = (start - seen.start_ms) / 1000
-        windows.append(Window(at_s, percentiles(_by_reader(case, part)), seen.usage.rss_mib_at("system", stop)))
+def _windows(bench: Bench, case: Case, seen: Observation, edges_s: list[float]) -> list[Window]:
+    windows, pauses = [], bench.cluster.pauses()
+    looks: list[Look] = seen.looks or [None] * len(edges_s)
+    for index, at_s in enumerate(edges_s[:-1]):
+        start, stop = (seen.start_ms + edge * 1000 for edge in edges_s[index : index + 2])
+        before, after = looks[index : index + 2]
+        windows.append(
+            Window(
+                at_s=at_s,
+                latency=percentiles(
+                    _by_reader(case, seen.trace.window(start, stop)), whole=not case.entry.is_transactional
+                ),
+                rss_mib=seen.usage.rss_mib_at("system", stop),
+                loop_pause_ms=None if before is None or after is None else loop_pause_ms(before, after),
+                broker_pause_ms=longest_ms(pauses, start, stop),
+                stolen_ms=seen.usage.stolen_ms(start, stop),
+            )
+        )
     return windows
+
+
+def _batches(looks: list[Look]) -> Batches | None:
+    """Headrace's batches from the first look to the last; None where it does not tell."""
+    if not looks or looks[0] is None or looks[-1] is None:
+        return None
+    return batches_between(looks[0], looks[-1])
 
 
 def _by_reader(case: Case, trace: Trace) -> Times:

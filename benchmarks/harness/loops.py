@@ -20,8 +20,8 @@ from benchmarks.harness.figures import Times, Trace, tally
 from benchmarks.harness.outputs import Outputs
 from benchmarks.harness.places import PROJECT
 from benchmarks.harness.programs import Program
-from benchmarks.harness.results import Batches, Tally
-from benchmarks.harness.scrape import batches_between, samples
+from benchmarks.harness.results import Tally
+from benchmarks.harness.scrape import samples
 from benchmarks.harness.usage import UsageSampler
 from tests.kafka.processes import spawn, tail, wait_until
 
@@ -30,28 +30,32 @@ READY_TIMEOUT_S = 30.0
 GENERATOR_SPARE_S = 60.0
 # What a partition of a long run keeps, so that hours of events need not fit on the disk.
 RETENTION = {"retention.bytes": str(512 * 2**20), "segment.bytes": str(64 * 2**20)}
+CHECK_S = 0.5
 Segments = Sequence[tuple[float, float]]
+Look = dict[str, float] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
     """What an open loop showed: the events' times, the usage meanwhile, and what became of the events.
 
-    ``start_ms`` is when the plan began; ``batches`` are those of Headrace while ``window`` seconds of it passed.
+    ``start_ms`` is when the plan began; ``looks`` are Headrace's metrics at the times asked for (None: no answer),
+    empty for other systems.
     """
 
     trace: Trace
     usage: UsageSampler
     tally: Tally
     start_ms: float
-    batches: Batches | None
+    looks: list[Look]
 
 
 def observe(
-    bench: Bench, case: Case, segments: Segments, window: tuple[float, float] | None = None, *, keep_all: bool = True
+    bench: Bench, case: Case, segments: Segments, looks_s: Sequence[float] = (), *, keep_all: bool = True
 ) -> Observation:
-    """Run the system under the load. ``keep_all`` false lets the broker delete what is old, for long runs.
+    """Run the system under the load; ``looks_s``, ascending, are seconds of the plan at which to read its metrics.
 
+    ``keep_all`` false lets the broker delete what is old, for long runs.
     A few events before the load show that the system is at work; they are not part of the trace.
     """
     config = {} if keep_all else RETENTION
@@ -64,12 +68,12 @@ def observe(
         with _reader(bench, case, target, folder / "seen.npz"):
             roots = {"system": program.pid, "broker": bench.cluster.broker_pid}
             with UsageSampler(roots) as usage:
-                batches = _generate(bench, case, source, folder / "sent.npz", program, segments, window)
+                looks = _generate(bench, case, source, folder / "sent.npz", program, segments, looks_s)
             events = PRELUDE + round(sum(rate * seconds for rate, seconds in segments))
             bench.await_outputs(program, target, events)
         program.stop()
     bench.cluster.delete_topic(source, target)
-    return _joined(folder, usage, batches)
+    return _joined(folder, usage, looks)
 
 
 @contextmanager
@@ -97,20 +101,20 @@ def _generate(
     path: Path,
     program: Program,
     segments: Segments,
-    window: tuple[float, float] | None,
-) -> Batches | None:
-    """Run the generator to its end; the batches of the window, for a system that tells of them."""
+    looks_s: Sequence[float],
+) -> list[Look]:
+    """Run the generator to its end; returns what a system that tells of itself said at the times asked for."""
     command = [bench.cluster.bootstrap, topic, str(case.pool.folder), str(path)]
     load = [f"{rate!r}:{seconds!r}" for rate, seconds in segments]
     log = path.with_suffix(".log")
     process = _spawn("generator", [*command, "--first", str(PRELUDE), "--load", *load], log)
-    found = None
+    looks: list[Look] = []
     try:
         wait_until(lambda: "\n" in tail(log), timeout_s=READY_TIMEOUT_S, what=lambda: f"no load:\n{tail(log)}")
-        if window is not None and case.entry.system.name == "headrace":
-            start_s = float(tail(log).splitlines()[0])
-            before, after = (_samples_at(program, start_s + at) for at in window)
-            found = batches_between(before, after)
+        start_s = float(tail(log).splitlines()[0])
+        for at_s in looks_s if case.entry.system.name == "headrace" else ():
+            _await(program, start_s + at_s)
+            looks.append(samples(program.metrics_port))
         code = process.wait(sum(seconds for _, seconds in segments) + GENERATOR_SPARE_S)
     except subprocess.TimeoutExpired:
         raise TimeoutError(f"the generator does not end; its log ends:\n{tail(log)}") from None
@@ -120,19 +124,21 @@ def _generate(
             process.wait()
     if code != 0:
         raise RuntimeError(f"the generator failed:\n{tail(log)}")
-    return found
+    return looks
 
 
 def _spawn(module: str, arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
     return spawn([sys.executable, "-m", f"benchmarks.harness.{module}", *arguments], log=log, cwd=PROJECT)
 
 
-def _samples_at(program: Program, at_s: float) -> dict[str, float]:
-    time.sleep(max(0.0, at_s - time.time()))
-    return samples(program.metrics_port)
+def _await(program: Program, at_s: float) -> None:
+    """Sleep until a time; raises ProgramEndedError where the system does not live so long."""
+    while (left_s := at_s - time.time()) > 0:
+        program.check()
+        time.sleep(min(left_s, CHECK_S))
 
 
-def _joined(folder: Path, usage: UsageSampler, batches: Batches | None) -> Observation:
+def _joined(folder: Path, usage: UsageSampler, looks: list[Look]) -> Observation:
     """Put together what generator and reader wrote, by event."""
     with np.load(folder / "sent.npz") as stored:
         planned, appended = stored["planned"], stored["appended"]
@@ -141,7 +147,7 @@ def _joined(folder: Path, usage: UsageSampler, batches: Batches | None) -> Obser
     counted = tally(found.numbers, found.scores, PRELUDE + events, None)
     appended_out, arrived = _first_by_event(found, events)
     trace = Trace(planned, appended, appended_out, arrived)
-    return Observation(trace, usage, counted, float(planned[0]), batches)
+    return Observation(trace, usage, counted, float(planned[0]), looks)
 
 
 def _first_by_event(found: Outputs, events: int) -> tuple[Times, Times]:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 
 from benchmarks.harness import charts
-from benchmarks.harness.charts import THEMES, Bar, Line, Theme
-from benchmarks.harness.results import Latency, Result
+from benchmarks.harness.charts import THEMES, Bar, Line, Panel, Theme
+from benchmarks.harness.results import Latency, LongRun, Measured, Result, Window
 from benchmarks.harness.summary import Summary, Throughput, by_reader, loads
-from benchmarks.harness.targets import ECHO, LEAST
-from benchmarks.systems import SYSTEMS, Entry, Kind
+from benchmarks.systems import ECHO, LEAST, SYSTEMS, Entry, Kind
 
 COLOURS = {Kind.OURS: "accent", Kind.LIMIT: "limit", Kind.ALTERNATIVE: "other"}
 HISTOGRAM_MS = 60
+PAUSES = {
+    "loop_pause_ms": "worker's loop, at most",
+    "broker_pause_ms": "broker's garbage",
+    "stolen_ms": "taken by the host, in all",
+}
 TITLES = {
     "throughput": "Throughput on the fraud events",
-    "latency-by-load": "Latency by load, in shares of own capacity: p99 solid, p50 dashed",
-    "batches": "Why batches close, by load",
+    "latency-by-load": "Latency by load in shares of own capacity: p99 solid, p50 dashed",
+    "batches": "Why Headrace's batches close, and their mean size, by load",
     "latency-histogram": "How latency is distributed",
     "long-run": "Latency during the long run",
 }
@@ -37,12 +42,17 @@ def _drawings(result: Result) -> Iterator[tuple[str, Draw]]:
     fraud = Summary(result).throughputs("fraud")
     shares = [load for load in loads(result) if load.endswith("%")]
     if fraud:
-        yield "throughput", lambda theme: charts.bars(theme, f"{TITLES['throughput']}, events/s", _bars(fraud))
+        yield (
+            "throughput",
+            lambda theme: charts.bars(
+                theme, f"{TITLES['throughput']}: events/s, and processor time per event", _bars(fraud)
+            ),
+        )
     if shares:
         yield "latency-by-load", lambda theme: _latency_by_load(theme, result, shares)
-    batched = [one for one in result.latencies if one.batches is not None and _entry(one).name == LEAST]
+    batched = [one for one in result.latencies if one.batches and one.entry == LEAST and one.repetition == 1]
     if batched:
-        yield "batches", lambda theme: _batches(theme, batched)
+        yield "batches", lambda theme: _batches(theme, sorted(batched, key=lambda one: one.rate))
     load = next((load for load in ("70 %", "10,000/s", "2,000/s") if load in loads(result)), None)
     if load is not None:
         yield "latency-histogram", lambda theme: _histogram(theme, result, load)
@@ -66,14 +76,16 @@ def _bars(found: list[Throughput]) -> list[Bar]:
 
 def _latency_by_load(theme: Theme, result: Result, shares: list[str]) -> str:
     series = []
-    entries = {_entry(one).name: _entry(one) for one in result.latencies if one.load in shares}
-    for colour, (name, entry) in enumerate(entries.items()):
-        windows = [(shares.index(one.load), by_reader(one)) for one in result.latencies if _is(one, name, shares)]
-        for dashed, get in ((False, "p99"), (True, "p50")):
-            points = tuple((float(at), getattr(found, get)) for at, found in windows)
-            series.append(Line("" if dashed else _plain(entry), points, colour, dashed))
-    title = TITLES["latency-by-load"]
-    return charts.lines(theme, title, series, x_title="load", y_title="ms", x_labels=shares)
+    cases: dict[str, list[Latency]] = {}
+    for one in result.latencies:
+        if one.load in shares:
+            cases.setdefault(one.entry, []).append(one)
+    for colour, windows in enumerate(cases.values()):
+        for dashed, name in ((False, "p99"), (True, "p50")):
+            points = tuple((float(shares.index(one.load)), getattr(by_reader(one), name)) for one in windows)
+            series.append(Line("" if dashed else _title(windows[0]), points, colour, dashed))
+    title, panel = TITLES["latency-by-load"], Panel(tuple(series), "ms")
+    return charts.lines(theme, title, [panel], x_title="load", x_labels=shares)
 
 
 def _batches(theme: Theme, found: list[Latency]) -> str:
@@ -86,45 +98,57 @@ def _batches(theme: Theme, found: list[Latency]) -> str:
         if any(row)
     }
     records = [one.batches.records if one.batches else 0.0 for one in found]
-    notes = [f"mean size {count / total:.1f}" for count, total in zip(records, totals, strict=True)]
-    return charts.stacks(theme, TITLES["batches"], [one.load for one in found], parts, notes)
+    notes = [f"{count / total:.1f}" for count, total in zip(records, totals, strict=True)]
+    return charts.stacks(theme, TITLES["batches"], [one.load for one in found], parts, ("mean size", notes))
 
 
 def _histogram(theme: Theme, result: Result, load: str) -> str:
     series = []
     for colour, name in enumerate((LEAST, ECHO)):
-        for one in result.latencies:
-            if _is(one, name, [load]):
-                total = sum(count for _, count in one.histogram) or 1
-                shares = dict.fromkeys(range(HISTOGRAM_MS + 1), 0.0)
-                for at, count in one.histogram:
-                    shares[min(max(at, 0), HISTOGRAM_MS)] += 100 * count / total
-                series.append(Line(_plain(_entry(one)), tuple((float(at), s) for at, s in shares.items()), colour))
-    title = f"{TITLES['latency-histogram']} at {load}"
+        for one in Summary(result).windows(name, load)[:1]:
+            total = sum(count for _, count in one.histogram) or 1
+            shares = dict.fromkeys(range(HISTOGRAM_MS + 1), 0.0)
+            for at, count in one.histogram:
+                shares[min(max(at, 0), HISTOGRAM_MS)] += 100 * count / total
+            series.append(Line(_title(one), tuple((float(at), share) for at, share in shares.items()), colour))
+    title, panel = f"{TITLES['latency-histogram']} at {load}", Panel(tuple(series), "% of events", logarithmic=False)
     x_title = f"milliseconds from append to append; the last one gathers all from {HISTOGRAM_MS} on"
-    return charts.lines(theme, title, series, x_title=x_title, y_title="% of events", logarithmic=False, dots=False)
+    return charts.lines(theme, title, [panel], x_title=x_title, dots=False)
 
 
 def _long_run(theme: Theme, result: Result) -> str:
-    series = []
-    title = f"{TITLES['long-run']}, {result.long_runs[0].rate:,.0f} events/s"
-    for colour, one in enumerate(result.long_runs):
-        for shift, get in enumerate(("p999", "p99", "p50")):
-            points = tuple((window.at_s / 60, getattr(window.latency, get)) for window in one.windows)
-            series.append(Line(get.replace("p999", "p99.9"), points, 3 * colour + shift))
-    return charts.lines(theme, title, series, x_title="minutes", y_title="ms", dots=False)
+    """Latency above, with the p99.9 alone of the runs beside the first; below it what may explain the peaks."""
+    first, *others = result.long_runs
+    names = {"p999": "p99.9", "p99": "p99", "p50": "p50"}
+    latency = [
+        _over_time(first, title, attrgetter(f"latency.{name}"), at) for at, (name, title) in enumerate(names.items())
+    ]
+    latency += [
+        _over_time(one, f"p99.9, {SYSTEMS[one.system].title}", attrgetter("latency.p999"), 6, dashed=True)
+        for one in others
+    ]
+    pauses = [_over_time(first, title, attrgetter(name), 3 + at) for at, (name, title) in enumerate(PAUSES.items())]
+    panels = [
+        Panel(tuple(latency), "latency, ms"),
+        Panel(tuple(line for line in pauses if line.points), "longest pause in the window, ms", 130, logarithmic=False),
+    ]
+    title = f"{TITLES['long-run']}: {_title(first)}, {first.rate:,.0f} events/s"
+    return charts.lines(theme, title, panels, x_title="minutes", dots=False)
+
+
+def _over_time(
+    run: LongRun, title: str, get: Callable[[Window], float | None], colour: int, *, dashed: bool = False
+) -> Line:
+    values = [(window.at_s / 60, get(window)) for window in run.windows]
+    return Line(title, tuple((at, value) for at, value in values if value is not None), colour, dashed)
 
 
 def _reason(one: Latency, name: str) -> int:
     return one.batches.by_reason.get(name, 0) if one.batches is not None else 0
 
 
-def _is(one: Latency, name: str, wanted: list[str]) -> bool:
-    return _entry(one).name == name and one.load in wanted
-
-
-def _entry(one: Latency) -> Entry:
-    return Entry(SYSTEMS[one.system], one.variant)
+def _title(one: Measured) -> str:
+    return _plain(Entry(SYSTEMS[one.system], one.variant))
 
 
 def _plain(entry: Entry) -> str:

@@ -1,4 +1,4 @@
-"""Headrace's own account of its batches, from ``/metrics``."""
+"""Headrace's own account of its batches and of its loop, from ``/metrics``."""
 
 from __future__ import annotations
 
@@ -7,29 +7,38 @@ from collections.abc import Mapping
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.harness.pauses import LOOP_BUCKET
 from benchmarks.harness.results import Batches
 
 TIMEOUT_S = 5.0
-REASONS, SIZES = "headrace_batches_total", "headrace_batch_size_records"
 
 
-def samples(port: int) -> dict[str, float]:
-    """The samples of the batches as ``name|label``."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=TIMEOUT_S) as response:
-        return parse(response.read().decode())
+def samples(port: int) -> dict[str, float] | None:
+    """The samples in use as ``name|label``, summed over the worker's processes; None without an answer in time."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=TIMEOUT_S) as response:
+            return parse(response.read().decode())
+    except OSError:
+        return None
 
 
 def parse(text: str) -> dict[str, float]:
-    """The samples of the batches in a page of metrics."""
-    found = {}
+    """The samples in use in a page of metrics."""
+    found: dict[str, float] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            if sample.name == REASONS:
-                found[f"reason|{sample.labels['reason']}"] = sample.value
-            elif sample.name == f"{SIZES}_bucket":
-                found[f"size|{sample.labels['le']}"] = sample.value
-            elif sample.name == f"{SIZES}_sum":
-                found["records"] = sample.value
+            match sample.name:
+                case "headrace_batches_total":
+                    name = f"reason|{sample.labels['reason']}"
+                case "headrace_batch_size_records_bucket":
+                    name = f"size|{sample.labels['le']}"
+                case "headrace_batch_size_records_sum":
+                    name = "records"
+                case "headrace_event_loop_lag_seconds_bucket":
+                    name = LOOP_BUCKET + sample.labels["le"]
+                case _:
+                    continue
+            found[name] = found.get(name, 0.0) + sample.value
     return found
 
 

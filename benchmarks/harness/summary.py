@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from benchmarks.harness.results import Crash, Drain, Latency, Percentiles, Result
-from benchmarks.systems import SYSTEMS, Entry
+from benchmarks.harness.results import Burst, Crash, Drain, Latency, LongRun, Percentiles, Result, Tally
+from benchmarks.systems import SYSTEMS, Entry, Kind
 
-_T = TypeVar("_T")
+_Repeated = TypeVar("_Repeated", Drain, Latency)
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Median and range of the repetitions."""
+    """Median and range of repetitions."""
 
     median: float
     least: float
     most: float
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """The spread of one value or more."""
+    return Spread(statistics.median(values), min(values), max(values))
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +33,7 @@ class Throughput:
 
     entry: Entry
     workload: str
+    drains: tuple[Drain, ...]
     events_per_s: Spread
     late_events_per_s: float
     cpu_us: Spread
@@ -44,7 +50,7 @@ class Summary:
         self.result = result
         cases: dict[tuple[str, str], list[Drain]] = {}
         for one in result.drains:
-            cases.setdefault((f"{one.system}:{one.variant}", one.workload), []).append(one)
+            cases.setdefault((one.entry, one.workload), []).append(one)
         self._throughputs = {case: _throughput(drains) for case, drains in cases.items()}
 
     @property
@@ -63,13 +69,37 @@ class Summary:
             return self._throughputs.get((entry, workload))
         return next((one for one in self.throughputs(workload) if one.entry.system.name == entry), None)
 
-    def latency(self, entry: str, load: str) -> Latency | None:
-        """The window under the load of that name."""
-        return _first(self.result.latencies, lambda one: (f"{one.system}:{one.variant}", one.load) == (entry, load))
+    def ratio(self, upper: str, lower: str, get: Callable[[Drain], float], workload: str = "fraud") -> Spread | None:
+        """A figure of one entry's drains over that of another's, within each repetition."""
+        over, under = self.throughput(upper, workload), self.throughput(lower, workload)
+        if over is None or under is None:
+            return None
+        return compared(over.drains, under.drains, lambda one, other: get(one) / get(other))
+
+    def windows(self, entry: str, load: str) -> list[Latency]:
+        """The windows of an entry under the load of that name, by repetition."""
+        return [one for one in self.result.latencies if (one.entry, one.load) == (entry, load)]
 
     def crash(self, entry: str) -> Crash | None:
         """The kill test."""
-        return _first(self.result.crashes, lambda one: f"{one.system}:{one.variant}" == entry)
+        return next((one for one in self.result.crashes if one.entry == entry), None)
+
+    def tallies(self, kind: Kind) -> list[Tally]:
+        """What became of the events in every measurement of the systems of a kind."""
+        result = self.result
+        counted: list[list[Drain] | list[Latency] | list[Burst] | list[LongRun] | list[Crash]] = [
+            *(result.drains, result.latencies, result.bursts, result.long_runs, result.crashes)
+        ]
+        return [one.tally for found in counted for one in found if SYSTEMS[one.system].kind is kind]
+
+
+def compared(
+    ones: Iterable[_Repeated], others: Iterable[_Repeated], figure: Callable[[_Repeated, _Repeated], float]
+) -> Spread | None:
+    """A figure of what two cases measured in the same repetition; a repetition that one of them lacks is left out."""
+    by_repetition = {other.repetition: other for other in others}
+    found = [figure(one, by_repetition[one.repetition]) for one in ones if one.repetition in by_repetition]
+    return spread(found) if found else None
 
 
 def by_reader(one: Latency) -> Percentiles:
@@ -82,27 +112,20 @@ def loads(result: Result) -> list[str]:
     return list(dict.fromkeys(one.load for one in result.latencies))
 
 
-def _first(items: Iterable[_T], matches: Callable[[_T], bool]) -> _T | None:
-    return next((item for item in items if matches(item)), None)
-
-
 def _throughput(drains: list[Drain]) -> Throughput:
     first = drains[0]
     return Throughput(
         Entry(SYSTEMS[first.system], first.variant),
         first.workload,
-        _spread([one.events_per_s for one in drains]),
+        tuple(drains),
+        spread([one.events_per_s for one in drains]),
         statistics.median(one.late_events_per_s for one in drains),
-        _spread([one.cpu_us for one in drains]),
+        spread([one.cpu_us for one in drains]),
         statistics.median(one.broker_cpu_us for one in drains),
         max(one.rss_mib for one in drains),
         statistics.median(one.first_output_s for one in drains),
         _flaws(drains),
     )
-
-
-def _spread(values: list[float]) -> Spread:
-    return Spread(statistics.median(values), min(values), max(values))
 
 
 def _flaws(drains: list[Drain]) -> tuple[str, ...]:

@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from benchmarks.harness import latency_tables, targets
+from benchmarks.harness.cells import NONE, Table, lost, title
+from benchmarks.harness.results import Part, Result
+from benchmarks.harness.summary import Spread, Summary, Throughput, loads
+from benchmarks.systems import LEAST, Entry
 
-from benchmarks.harness import targets
-from benchmarks.harness.results import Latency, Result, Tally
-from benchmarks.harness.summary import Spread, Summary, Throughput, by_reader, loads
-from benchmarks.systems import SYSTEMS, Entry
-
-NONE = "-"
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A title, a header and rows; the first column is text, the others are figures. ``note`` explains columns."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    note: str = ""
+NO_DRAIN = ("installation", "trial drain", "throughput")
 
 
 def tables(result: Result) -> list[Table]:
     """Every table for which there are figures."""
     summary = Summary(result)
-    found = [_targets(summary)]
+    found = [_targets(summary), _parts(result)]
     found += [_throughput(summary, workload) for workload in summary.workloads]
-    found += [_latency(result, load) for load in loads(result)]
-    found += [_capacities(result), _bursts(result), _long_runs(result), _batches(result), _failures(result)]
+    found += [latency_tables.under_load(result, load) for load in loads(result)]
+    found += [latency_tables.own_share(summary), _capacities(result), _bursts(result)]
+    found += [latency_tables.long_runs(result), latency_tables.stalled(result), _batches(result), _failures(result)]
     return [table for table in found if table.rows]
 
 
@@ -36,36 +26,70 @@ def _targets(summary: Summary) -> Table:
     judged = targets.judge(summary)
     if summary.result.form != "full":
         judged = [one for one in judged if one.outcome is not targets.Outcome.UNKNOWN]
-    rows = [(one.what, one.required, one.reached, one.outcome.value) for one in judged]
-    return Table("Targets", ("target", "required", "reached", "outcome"), tuple(rows))
+    rows = []
+    for one in judged:
+        share = NONE if one.share is None else f"{one.share:.0%}"
+        rows.append((one.what, one.required, one.reached, share, one.outcome.value))
+    note = (
+        "*Reached*: the median of the repetitions and their range; a ratio is taken within each repetition. "
+        "*Of the target*: above 100 % it is exceeded."
+    )
+    return Table("Targets", ("target", "required", "reached", "of the target", "outcome"), tuple(rows), note)
+
+
+def _parts(result: Result) -> Table:
+    note = (
+        "A part is what was measured together; nothing is compared across parts. *Echo*: drain of the fraud events by "
+        "the pipelined echo, events/s, before and after. *Others*, *host*: processors that other processes took, and "
+        "that the machine's host gave away."
+    )
+    header = ("part", "begun", "minutes", "echo before", "echo after", "others", "host", "state")
+    return Table("Parts", header, tuple(_part_cells(part) for part in result.used), note)
+
+
+def _part_cells(part: Part) -> tuple[str, ...]:
+    echo = [f"{one.events_per_s:,.0f}" for one in part.echo]
+    return (
+        part.name,
+        part.started[:16].replace("T", " "),
+        f"{part.minutes:.1f}",
+        *[*echo, NONE, NONE][:2],
+        f"{part.others_cores:.2f}",
+        f"{part.stolen_cores:.2f}",
+        "complete" if part.is_complete else "**cut short**",
+    )
 
 
 def _throughput(summary: Summary, workload: str) -> Table:
-    ours = summary.throughput(targets.LEAST, workload)
     has_crash = any(one.workload == workload for one in summary.result.crashes)
     header = (
         *("system", "events/s", "range", "Headrace is", "second half", "CPU us/event", "broker us/event", "RSS MiB"),
         *("first output s", "lost, repeated"),
         *(("after kill -9",) if has_crash else ()),
     )
-    rows = tuple(
-        (*_cells(one, ours), *((_crash(summary, one.entry),) if has_crash else ()))
+    rows = [
+        (*_drain_cells(one, summary), *((_crash(summary, one.entry),) if has_crash else ()))
         for one in summary.throughputs(workload)
-    )
+    ]
+    failed = {
+        one.entry: (title(one), f"**failed**: {one.measurement}", *(NONE,) * (len(header) - 2))
+        for one in summary.result.failures
+        if one.workload == workload and one.measurement in NO_DRAIN and summary.throughput(one.entry, workload) is None
+    }
     note = (
-        "*Headrace is*: throughput of Headrace, at least once, as a multiple. "
+        "*Headrace is*: throughput of Headrace, at least once, as a multiple; the median of the repetitions' ratios. "
         "*Second half*: rate of the later half of the drain, for compilers that warm up."
     )
-    return Table(f"Throughput: {workload}", header, rows, note)
+    return Table(f"Throughput: {workload}", header, (*rows, *failed.values()), note)
 
 
-def _cells(one: Throughput, ours: Throughput | None) -> tuple[str, ...]:
-    ratio = NONE if ours is None else f"{ours.events_per_s.median / one.events_per_s.median:.2f} x"
+def _drain_cells(one: Throughput, summary: Summary) -> tuple[str, ...]:
+    ratio = summary.ratio(LEAST, one.entry.name, lambda drain: drain.events_per_s, one.workload)
     return (
         one.entry.title,
         f"{one.events_per_s.median:,.0f}",
         _range(one.events_per_s),
-        ratio,
+        NONE if ratio is None else f"{ratio.median:.2f} x",
         f"{one.late_events_per_s:,.0f}",
         f"{one.cpu_us.median:.1f}",
         f"{one.broker_cpu_us:.1f}",
@@ -83,46 +107,13 @@ def _crash(summary: Summary, entry: Entry) -> str:
     found = summary.crash(entry.name)
     if found is None:
         return NONE
-    return f"{_lost(found.tally)}; silent {found.silence_s:.0f} s"
-
-
-def _lost(tally: Tally) -> str:
-    lost = f"**{tally.lost:,} lost**" if tally.lost else "0 lost"
-    return f"{lost}, {tally.repeated:,} repeated"
-
-
-def _latency(result: Result, load: str) -> Table:
-    found = [one for one in result.latencies if one.load == load]
-    header = (
-        *("system", "events/s", "p50 ms", "p95 ms", "p99 ms", "p99.9 ms", "worst ms"),
-        *("planned p50", "planned p99", "generator p99", "CPU us/event", "remarks"),
-    )
-    note = (
-        "Append of the input to append of the output; with transactions, to the arrival at a read_committed reader. "
-        "*Planned*: planned send time to arrival. *Generator*: planned send time to append of the input."
-    )
-    kind = f"{load} of own capacity" if load.endswith("%") else f"{load[:-2]} events/s"
-    return Table(f"Latency at {kind}", header, tuple(_latency_cells(one) for one in found), note)
-
-
-def _latency_cells(one: Latency) -> tuple[str, ...]:
-    seen = by_reader(one)
-    remarks = [] if one.held else ["lag grew, or the generator was late"]
-    remarks += [] if one.tally.is_clean else [_lost(one.tally)]
-    return (
-        _title(one.system, one.variant),
-        f"{one.rate:,.0f}",
-        *(f"{value:.1f}" for value in (seen.p50, seen.p95, seen.p99, seen.p999, seen.largest)),
-        *(f"{value:.1f}" for value in (one.planned.p50, one.planned.p99, one.generator.p99)),
-        f"{one.cpu_us:.0f}" if one.cpu_us >= 100 else f"{one.cpu_us:.1f}",
-        "; ".join(remarks),
-    )
+    return f"{lost(found.tally)}; silent {found.silence_s:.0f} s"
 
 
 def _capacities(result: Result) -> Table:
     rows = tuple(
         (
-            _title(one.system, one.variant),
+            title(one),
             f"{one.events_per_s:,.0f}",
             "; ".join(f"{trial.rate:,.0f}: {trial.why or 'held'}" for trial in one.trials),
         )
@@ -135,12 +126,12 @@ def _capacities(result: Result) -> Table:
 def _bursts(result: Result) -> Table:
     rows = tuple(
         (
-            _title(one.system, one.variant),
+            title(one),
             f"{one.base_rate:,.0f}",
             f"{one.burst_rate:,.0f} for {one.burst_s:g} s",
             f"{one.largest_lag_events:,}",
             "never" if one.recovery_s is None else f"{one.recovery_s:.1f}",
-            _lost(one.tally),
+            lost(one.tally),
         )
         for one in result.bursts
     )
@@ -148,24 +139,8 @@ def _bursts(result: Result) -> Table:
     return Table("Burst: 70 %, 110 %, 70 % of own capacity", header, rows)
 
 
-def _long_runs(result: Result) -> Table:
-    rows = []
-    for one in result.long_runs:
-        third = max(1, len(one.windows) // 3)
-        early, late = one.windows[:third], one.windows[-third:]
-        medians = [sorted(window.latency.p999 for window in part)[len(part) // 2] for part in (early, late)]
-        worst = max(window.latency.p999 for window in one.windows)
-        memory = f"{one.windows[0].rss_mib:.0f} to {one.windows[-1].rss_mib:.0f}"
-        figures = (f"{one.rate:,.0f}", f"{one.minutes:g}", *(f"{value:.0f}" for value in (*medians, worst)), memory)
-        rows.append((_title(one.system, one.variant), *figures, "yes" if one.held else "no", _lost(one.tally)))
-    header = ("system", "events/s", "minutes", "p99.9 ms, first third", "last third", "worst 10 s", "RSS MiB", "held")
-    return Table(
-        "Long run at 70 %", (*header, "events"), tuple(rows), "Of the thirds, the median window of ten seconds."
-    )
-
-
 def _batches(result: Result) -> Table:
-    found = [(one, one.batches) for one in result.latencies if one.batches is not None]
+    found = [(one, one.batches) for one in result.latencies if one.batches is not None and one.repetition == 1]
     reasons = list(dict.fromkeys(name for _, it in found for name in it.by_reason))
     used = [name for name in reasons if any(it.by_reason.get(name) for _, it in found)]
     rows = []
@@ -173,18 +148,13 @@ def _batches(result: Result) -> Table:
         count = sum(batches.by_reason.values())
         shares = (f"{batches.by_reason.get(name, 0) / count:.0%}" if count else NONE for name in used)
         mean = f"{batches.records / count:.1f}" if count else NONE
-        rows.append((f"{_title(one.system, one.variant)}, {one.load}", f"{count / one.seconds:,.0f}", mean, *shares))
+        rows.append((f"{title(one)}, {one.load}", f"{count / one.seconds:,.0f}", mean, *shares))
     header = ("system and load", "batches/s", "mean size", *(f"closed by {name}" for name in used))
     return Table("Headrace's batches", header, tuple(rows))
 
 
 def _failures(result: Result) -> Table:
     rows = tuple(
-        (_title(one.system, one.variant), one.workload, one.measurement, one.reason.splitlines()[0])
-        for one in result.failures
+        (title(one), one.workload, one.measurement, (one.reason.splitlines() or [NONE])[0]) for one in result.failures
     )
     return Table("Not measured", ("system", "workload", "measurement", "why"), rows)
-
-
-def _title(system: str, variant: str) -> str:
-    return Entry(SYSTEMS[system], variant).title

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from benchmarks.harness.cells import Table
+from benchmarks.harness.plan import FORMS, MEASUREMENTS
 from benchmarks.harness.results import Result
-from benchmarks.harness.tables import Table
 from benchmarks.harness.tables import tables as all_tables
 from benchmarks.systems import SYSTEMS
 from benchmarks.workloads import WORKLOADS
@@ -15,13 +16,15 @@ def tables(result: Result) -> str:
 
 
 def listing() -> str:
-    """Systems with their variants, and workloads."""
+    """Systems with their variants, workloads, and the parts of the forms."""
     lines = ["systems:"]
-    for system in SYSTEMS.values():
-        state = "" if system.is_present else "  (not there)"
-        lines.append(f"  {system.name:15} {_plain(system.title)}: {', '.join(system.variants)}{state}")
+    lines += [f"  {one.name:15} {_plain(one.title)}: {', '.join(one.variants)}" for one in SYSTEMS.values()]
     lines.append("\nworkloads:")
     lines += [f"  {one.name:15} {(one.recipe.__doc__ or '').splitlines()[0]}" for one in WORKLOADS.values()]
+    lines.append("\nparts:")
+    lines += [f"  {name:15} {what}" for name, what in MEASUREMENTS.items()]
+    lines.append("\nforms:")
+    lines += [f"  {name:15} {' '.join(form().parts)}" for name, form in FORMS.items()]
     return "\n".join(lines)
 
 
@@ -39,7 +42,7 @@ def _aligned(table: Table) -> str:
 
 
 def _is_figure(table: Table, column: int) -> bool:
-    return column > 0 and all(row[column][:1] in "0123456789-<>" for row in table.rows)
+    return column > 0 and all(row[column][:1] in "0123456789+-<>" for row in table.rows)
 
 
 def _plain(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,7 +15,8 @@ import numpy as np
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 SAMPLE_S = 0.1
-RESCAN_SAMPLES = 10
+RESCAN_SAMPLES = 5
+STEAL = 7
 
 
 class UsageSampler:
@@ -30,6 +31,7 @@ class UsageSampler:
         self._at: list[float] = []
         self._cpu_s: dict[str, list[float]] = {name: [] for name in roots}
         self._rss_bytes: dict[str, list[int]] = {name: [] for name in roots}
+        self._stolen_s: list[float] = []
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="usage", daemon=True)
 
@@ -56,12 +58,18 @@ class UsageSampler:
         """Memory of the whole tree at a time."""
         return float(np.interp(at_ms / 1000, self._at, self._rss_bytes[name])) / 2**20
 
+    def stolen_ms(self, start_ms: float, stop_ms: float) -> float:
+        """Processor time between two times that the machine's host gave to others, over all cores."""
+        stolen = np.interp((start_ms / 1000, stop_ms / 1000), self._at, self._stolen_s)
+        return float(stolen[1] - stolen[0]) * 1000
+
     def _run(self) -> None:
         trees: dict[str, list[int]] = {}
         while True:
             if len(self._at) % RESCAN_SAMPLES == 0:
                 trees = {name: tree(root) for name, root in self._roots.items()}
             self._at.append(time.time())
+            self._stolen_s.append(stolen_s())
             for name, pids in trees.items():
                 usages = [usage for pid in pids if (usage := _usage(pid)) is not None]
                 known = self._cpu_s[name][-1] if self._cpu_s[name] else 0.0
@@ -81,6 +89,22 @@ def tree(root: int) -> list[int]:
     for pid in found:
         found += children.get(pid, [])
     return found
+
+
+def cpu_s(pids: Sequence[int]) -> float:
+    """Processor seconds of processes, and of their children that have been waited for."""
+    return sum(usage[0] for pid in pids if (usage := _usage(pid)) is not None)
+
+
+def processor_ticks() -> list[int]:
+    """Ticks of the whole machine since boot: user, nice, system, idle, waiting, interrupts, soft ones, stolen, ..."""
+    with Path("/proc/stat").open() as lines:
+        return [int(ticks) for ticks in next(lines).split()[1:]]
+
+
+def stolen_s() -> float:
+    """Processor seconds since boot that the machine's host gave to others."""
+    return processor_ticks()[STEAL] / TICKS_PER_S
 
 
 def _usage(pid: int) -> tuple[float, int] | None:

@@ -23,9 +23,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from benchmarks.harness.places import SYSTEMS as FOLDER
 from benchmarks.workloads import WORKLOADS
 
+# Those by which Headrace is judged.
+LEAST, EXACTLY, TWO = "headrace:at_least_once", "headrace:exactly_once", "headrace:two_processes"
+ECHO, UNSAFE, SAFE = "echo_aiokafka:pipelined", "confluent_loop:unsafe", "confluent_loop:safe"
 NUMERIC = tuple(workload.name for workload in WORKLOADS.values() if workload.is_numeric)
 
 
@@ -60,11 +62,6 @@ class System:
     workloads: tuple[str, ...] = NUMERIC
     transactional: frozenset[str] = frozenset()
 
-    @property
-    def is_present(self) -> bool:
-        """True where the folder holds a program."""
-        return any((FOLDER / self.name / program).is_file() for program in ("main.py", "pom.xml"))
-
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -91,7 +88,7 @@ class Entry:
 
 
 _ALL = tuple(WORKLOADS)
-_LEAST, _EXACTLY = "at least once", "exactly once"
+_ONCE = {"at_least_once": "at least once", "exactly_once": "exactly once"}
 SYSTEMS = {
     system.name: system
     for system in (
@@ -109,7 +106,7 @@ SYSTEMS = {
             "**Headrace**",
             Kind.OURS,
             Runtime.PROJECT,
-            {"at_least_once": _LEAST, "exactly_once": _EXACTLY},
+            _ONCE | {"two_processes": "two processes"},
             _ALL,
             frozenset({"exactly_once"}),
         ),
@@ -134,15 +131,15 @@ SYSTEMS = {
             Runtime.PYTHON,
             {"message": "per message", "batch": "batch sink"},
         ),
-        System("faststream", "FastStream", Kind.ALTERNATIVE, Runtime.PYTHON, {"at_least_once": _LEAST}),
+        System("faststream", "FastStream", Kind.ALTERNATIVE, Runtime.PYTHON, {"at_least_once": "at least once"}),
         System("bytewax", "Bytewax", Kind.ALTERNATIVE, Runtime.PYTHON, {"batch": "batches", "collect": "collect"}),
-        System("faust", "Faust", Kind.ALTERNATIVE, Runtime.PYTHON, {"at_least_once": _LEAST}),
+        System("faust", "Faust", Kind.ALTERNATIVE, Runtime.PYTHON, {"at_least_once": "at least once"}),
         System(
             "kafka_streams",
             "Kafka Streams (Java)",
             Kind.ALTERNATIVE,
             Runtime.JAVA,
-            {"at_least_once": _LEAST, "exactly_once": _EXACTLY, "one_by_one": "batches of one"},
+            _ONCE | {"one_by_one": "batches of one"},
             transactional=frozenset({"exactly_once"}),
         ),
         System(
@@ -150,11 +147,16 @@ SYSTEMS = {
             "hand-tuned loop (Java)",
             Kind.ALTERNATIVE,
             Runtime.JAVA,
-            {"at_least_once": _LEAST, "exactly_once": _EXACTLY},
+            _ONCE,
             transactional=frozenset({"exactly_once"}),
         ),
     )
 }
+
+
+def every_entry() -> list[Entry]:
+    """Every variant of every system."""
+    return [one for system in SYSTEMS.values() for one in entries(system)]
 
 
 def entries(system: System) -> list[Entry]:

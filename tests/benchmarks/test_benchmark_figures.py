@@ -37,6 +37,25 @@ def test_rate_leaves_out_the_first_batch() -> None:
     assert (found.events_per_s, found.first_ms, found.last_ms) == (100_000, 10, 13)
 
 
+def test_second_half_begins_with_the_middle_output() -> None:
+    """Of 500, 100, 100 and 500 outputs the middle one has the third time: 500 came in the millisecond after it."""
+    found = rates(np.repeat([10.0, 11.0, 12.0, 13.0], [500, 100, 100, 500]))
+    assert (found.middle_ms, found.late_events_per_s) == (12, 500_000)
+
+
+def test_a_drain_that_ends_in_one_batch_has_no_second_half() -> None:
+    """Half of all outputs have the last time: the whole drain stands for it."""
+    found = rates(np.repeat([10.0, 11.0, 12.0], [100, 100, 400]))
+    assert (found.middle_ms, found.late_events_per_s) == (10, found.events_per_s)
+
+
+def test_window_holds_what_was_planned_in_it() -> None:
+    """From its begin on, up to and without its end."""
+    found = trace(np.zeros(100)).window(10, 13)
+    assert found.planned.tolist() == [10, 11, 12]
+    assert found.appended_out.tolist() == [10, 11, 12]
+
+
 def test_late_rate_is_that_of_the_second_half() -> None:
     """A system that doubles its speed half-way shows it."""
     appended = np.concatenate([np.arange(0, 100, 1.0), np.arange(100, 150, 0.5)])
@@ -53,6 +72,17 @@ def test_percentiles_leave_out_what_never_came() -> None:
     """NaN is no latency; the rest counts."""
     found = percentiles(np.array([1.0, math.nan, 3.0]))
     assert (found.p50, found.largest, found.mean) == (2.0, 3.0, 2.0)
+
+
+def test_whole_milliseconds_are_spread_out() -> None:
+    """Four times 2 ms and once 9 stand for 1.625, 1.875, 2.125, 2.375 and 9: the median is 2.125, the largest 9."""
+    found = percentiles(np.array([9.0, 2.0, 2.0, 2.0, 2.0]), whole=True)
+    assert (found.p50, found.largest, found.mean) == (2.125, 9.0, 3.4)
+
+
+def test_no_whole_millisecond_is_spread_below_zero() -> None:
+    """What took no time took none."""
+    assert percentiles(np.array([0.0, 0.0, 0.0, 0.0]), whole=True).p50 == pytest.approx(0.0625)
 
 
 def test_percentiles_of_nothing_are_refused() -> None:

@@ -11,14 +11,26 @@ from benchmarks.harness import charts, document, terminal
 from benchmarks.harness.charts import Axis, nice_step
 from benchmarks.harness.places import PAGE, PLOTS, RESULTS
 from benchmarks.harness.plots import plots
-from benchmarks.harness.results import save
+from benchmarks.harness.results import Result, new_path, save
 from tests.benchmarks.samples import result
 
-EMPTY_PAGE = f"# Title\n\n{document.BEGIN}\nold\n{document.END}\n\nprose\n"
+EMPTY_PAGE = f"# Title\n\n{document.BEGIN}\nstale\n{document.END}\n\nprose\n"
+
+
+def keep(made: Result, folder: Path) -> None:
+    """Write a result as a run does."""
+    save(made, new_path(made, folder))
+
+
+def long_result() -> Result:
+    """A result that has the long run alone."""
+    made = result("long")
+    made.wanted = ["long"]
+    return made
 
 
 def test_committed_page_is_up_to_date() -> None:
-    """docs/performance.md and its plots are what the newest committed full result gives."""
+    """docs/performance.md and its plots are what the newest committed results give."""
     assert document.stale(PAGE, PLOTS, RESULTS) == []
 
 
@@ -26,12 +38,12 @@ def test_page_keeps_its_prose(tmp_path: Path) -> None:
     """Only what is between the marks is replaced, and a second writing changes nothing."""
     page = tmp_path / "performance.md"
     page.write_text(EMPTY_PAGE)
-    save(result(), tmp_path)
+    keep(result(), tmp_path)
     written = document.write(page, tmp_path / "performance", tmp_path)
     text = page.read_text()
     assert text.startswith("# Title\n")
     assert text.endswith("\nprose\n")
-    assert "old" not in text
+    assert "stale" not in text
     assert len(written) == 11
     assert document.stale(page, tmp_path / "performance", tmp_path) == []
 
@@ -55,10 +67,57 @@ def test_plots_of_an_older_result_are_removed(tmp_path: Path) -> None:
     assert not old.exists()
 
 
+def test_page_has_the_newest_of_both_forms(tmp_path: Path) -> None:
+    """The long run has a file of its own; the page shows it below the comparison, with its plot."""
+    page = tmp_path / "performance.md"
+    page.write_text(EMPTY_PAGE)
+    short = result()
+    short.wanted.remove("long")
+    keep(short, tmp_path)
+    keep(long_result(), tmp_path)
+    written = {path.name for path in document.write(page, tmp_path / "performance", tmp_path)}
+    text = page.read_text()
+    assert {"throughput-dark.svg", "long-run-light.svg"} <= written
+    assert text.index("## Side by side") < text.index("full-2026-11-22.json") < text.index("## Over minutes")
+    assert text.index("## Over minutes") < text.index("long-2026-11-22.json") < text.index("### Stalls")
+
+
+def test_page_says_what_was_not_run(tmp_path: Path) -> None:
+    """Without results there are no figures, and the commands that make them."""
+    page = tmp_path / "performance.md"
+    page.write_text(EMPTY_PAGE)
+    assert document.write(page, tmp_path / "performance", tmp_path) == [page]
+    assert "`make bench` makes one" in page.read_text()
+    assert "`make bench-long` makes one" in page.read_text()
+
+
+def test_a_system_that_failed_stands_in_the_table() -> None:
+    """Its row says at what it failed, and the reason is named below."""
+    text = document.section(result(), "full.json", "performance")
+    assert "| Faust, at least once | **failed**: installation |" in text
+    assert "| Faust, at least once | fraud | installation | no wheel |" in text
+
+
+def test_a_part_that_was_cut_short_says_so() -> None:
+    """Whoever reads its figures sees that they are not all."""
+    made = result()
+    made.parts[2].is_complete = False
+    assert "latency           2026-11-22 20:00     20.0      181,000     179,000    0.05  0.00  cut short" in (
+        terminal.tables(made)
+    )
+
+
+def test_long_run_has_its_drift_and_its_stalls() -> None:
+    """Three windows of 120 stand out, at 3.42, 6.75 and 10.08 minutes; the rest is level."""
+    text = document.section(long_result(), "long.json", "performance")
+    assert "| +0.00 (+0.00 to +0.00) | 91 | 3 | 120 to 132 | yes | 0 lost, 0 repeated |" in text
+    assert "| **Headrace**, at least once | 6.75 | 91 | 136 | 20 | 12 | 0 |" in text
+
+
 def test_shortfalls_come_first() -> None:
     """What was missed by more than a tenth stands above every table."""
     text = document.section(result(), "full.json", "performance")
-    assert text.index("p99 at 70 %: 25.9 ms") < text.index("### Targets")
+    assert text.index("p99 at 70 % of capacity: 25.9 ms") < text.index("### Targets")
 
 
 def test_losses_show_in_the_table() -> None:
@@ -71,7 +130,7 @@ def test_tables_have_as_many_cells_as_their_header() -> None:
     lines = [line for line in document.section(result(), "full.json", "p").splitlines() if line.startswith("|")]
     widths = [line.count("|") for line in lines]
     rules = [index for index, line in enumerate(lines) if line.startswith("| ---")]
-    assert len(rules) == 12
+    assert len(rules) == 17
     for index, rule in enumerate(rules):
         stop = rules[index + 1] - 1 if index + 1 < len(rules) else len(lines)
         assert set(widths[rule - 1 : stop]) == {widths[rule]}
@@ -87,7 +146,7 @@ def test_terminal_shows_the_same_figures() -> None:
 
 def test_listing_names_every_system() -> None:
     """--list shows what --system takes."""
-    assert "headrace        Headrace: at_least_once, exactly_once" in terminal.listing()
+    assert "headrace        Headrace: at_least_once, exactly_once, two_processes" in terminal.listing()
 
 
 def test_plots_are_well_formed_in_both_themes() -> None:

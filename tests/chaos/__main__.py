@@ -62,8 +62,8 @@ def main(given: Sequence[str]) -> int:
         plan = schedule.changed(form(guarantee, arguments.seed), arguments.fault, arguments.nodes, arguments.records)
         with tempfile.TemporaryDirectory(prefix="headrace-chaos-") as folder:
             outcomes.append(_campaign(plan, Path(folder)))
-    if arguments.page is not None:
-        report.write(outcomes, " ".join(["python -m tests.chaos", *given]), arguments.page, arguments.data)
+        if arguments.page is not None:
+            report.write(outcomes, " ".join(["python -m tests.chaos", *given]), arguments.page, arguments.data)
     broken = [f"{outcome.plan.guarantee}: {text}" for outcome in outcomes for text in report.broken_promises(outcome)]
     sys.stdout.write("\n".join([*(broken or ["every promise held"]), ""]))
     return 1 if broken else 0

@@ -16,6 +16,9 @@ from tests.kafka.broker import START_TIMEOUT_S, KafkaBroker
 from tests.kafka.client import REQUEST_TIMEOUT_S, KafkaClient
 from tests.kafka.processes import free_ports, spawn, tail, wait_until
 
+RETIRED: list[AdminClient] = []
+"""Clients that got no answer; kept until the process ends."""
+
 QUICK = {
     "group.min.session.timeout.ms": "1000",
     # Expired transactions are looked for every 10 s unless told otherwise.
@@ -98,7 +101,8 @@ class Cluster:
     def ask(self, question: Callable[[AdminClient], _Answer]) -> _Answer:
         """The answer of brokers that are being killed: asks again after any error, for a bounded time.
 
-        Each time with a new client: librdkafka's keeps to a group coordinator that has moved.
+        Each time with a new client: librdkafka's keeps to a group coordinator that has moved. The old one stays,
+        because librdkafka may crash when a client goes while a question of it is open.
         """
         deadline = time.monotonic() + START_TIMEOUT_S
         while True:
@@ -108,6 +112,7 @@ class Cluster:
                 if time.monotonic() > deadline:
                     raise
             time.sleep(0.1)
+            RETIRED.append(self.admin)
             self.admin = self._new_admin()
 
     def _new_admin(self) -> AdminClient:
