@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -67,6 +68,17 @@ class Unreadable:
 
 
 Polled = Span | Unreadable
+
+
+@contextmanager
+def _errors_of_the_client() -> Iterator[None]:
+    """What passes costs one poll; what an operator must cure is a BrokerError."""
+    try:
+        yield
+    except kafka.KafkaError as error:
+        if not error.retriable:
+            raise broker_error(error, "reading the input") from error
+        log.warning("poll_failed", error=type(error).__name__, detail=str(error))
 
 
 class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka ships no types
@@ -184,7 +196,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
         """
         if self.failure is not None:
             raise self.failure
-        try:
+        with _errors_of_the_client():
             note_poll(self._client)
             if max_records == 0:
                 return []
@@ -193,16 +205,14 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
             if not taken:
                 await self._fetch.wait(timeout_s)
                 taken = self._fetch.take(self._readable(), max_records)
-        except kafka.KafkaError as error:
-            if not error.retriable:
-                raise broker_error(error, "reading the input") from error
-            log.warning("poll_failed", error=type(error).__name__, detail=str(error))
-            return []
-        return [self._polled(tp, piece) for tp, piece in taken]
+            return [self._polled(tp, piece) for tp, piece in taken]
+        return []
 
     async def poll_one(self, tp: TopicPartition) -> list[Polled]:
         """The next record of one partition, if it has been fetched already."""
-        return [self._polled(tp, piece) for tp, piece in self._fetch.take({tp}, 1)]
+        with _errors_of_the_client():
+            return [self._polled(tp, piece) for tp, piece in self._fetch.take({tp}, 1)]
+        return []
 
     def _readable(self) -> set[TopicPartition]:
         """Partitions that are assigned and not held back."""
