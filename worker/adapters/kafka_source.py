@@ -196,6 +196,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
         """
         if self.failure is not None:
             raise self.failure
+        taken: list[tuple[TopicPartition, Piece]] = []
         with _errors_of_the_client():
             note_poll(self._client)
             if max_records == 0:
@@ -205,14 +206,14 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
             if not taken:
                 await self._fetch.wait(timeout_s)
                 taken = self._fetch.take(self._readable(), max_records)
-            return [self._polled(tp, piece) for tp, piece in taken]
-        return []
+        return [self._polled(tp, piece) for tp, piece in taken]
 
     async def poll_one(self, tp: TopicPartition) -> list[Polled]:
         """The next record of one partition, if it has been fetched already."""
+        taken: list[tuple[TopicPartition, Piece]] = []
         with _errors_of_the_client():
-            return [self._polled(tp, piece) for tp, piece in self._fetch.take({tp}, 1)]
-        return []
+            taken = self._fetch.take({tp}, 1)
+        return [self._polled(tp, piece) for tp, piece in taken]
 
     def _readable(self) -> set[TopicPartition]:
         """Partitions that are assigned and not held back."""
