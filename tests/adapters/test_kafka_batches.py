@@ -41,7 +41,7 @@ def _records(pieces: Sequence[Piece]) -> list[Record]:
         row
         for piece in pieces
         if isinstance(piece, Columns)
-        for row in zip(piece.offsets, piece.timestamps, piece.keys, piece.values, piece.headers, strict=True)
+        for row in zip(piece.offsets, piece.timestamps, piece.keys, piece.values, map(list, piece.headers), strict=True)
     ]
 
 

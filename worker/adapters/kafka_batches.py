@@ -189,7 +189,7 @@ class FetchedRecords:
             [record.timestamp for record in records],
             [record.key for record in records],
             [record.value for record in records],
-            [record.headers for record in records],
+            [record.headers or () for record in records],
         )
         first = bisect_left(columns.offsets, self.next_offset)
         if first:
