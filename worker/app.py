@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -53,6 +54,7 @@ log = structlog.get_logger("headrace.app")
 
 DIGEST_LENGTH = 12
 SECOND_SIGNAL_EXIT = 1
+COLLECT_AFTER_OBJECTS = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,17 @@ class Scorer:
     model: OnnxModel
     decoder: Decoder
     encoder: OutputEncoder
+
+
+def spare_collector() -> None:
+    """Have the garbage collector leave alone what is loaded, and run for many new objects only.
+
+    Records make no cycles. With Python's own threshold the collector goes over everything again and again: a sixth
+    of the processor time, and pauses of tens of milliseconds.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER_OBJECTS)
 
 
 def load_scorer(settings: Settings) -> Scorer:
@@ -180,6 +193,7 @@ class Worker:
         driver.engine.start()
         self._lifecycle.move(State.JOINING)
         await connect(kafka, driver.source.start)
+        spare_collector()
         self._lifecycle.move(State.RUNNING)
         log.info("ready", group=kafka.group_id, inputs=list(kafka.input_topics), output=kafka.output_topic)
         poll = asyncio.create_task(driver.poll_forever(), name="poll")

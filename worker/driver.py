@@ -48,17 +48,17 @@ class Driver:
         self._recorder = recorder
         self._loop = asyncio.get_running_loop()
         self.engine = Engine(model, self._engine_finished)
-        delivery = settings.delivery
+        delivery, gather_s = settings.delivery, settings.batching.gather_s
         self.source: KafkaSource
         self.sink: KafkaSink | TransactionalSink
         if delivery.guarantee == "exactly_once":
             timeout_s = delivery.transaction_timeout_s
-            self.source = KafkaSource(settings.kafka, self, stable_within_s=timeout_s + BROKER_ABORT_LAG_S)
+            self.source = KafkaSource(settings.kafka, self, gather_s, stable_within_s=timeout_s + BROKER_ABORT_LAG_S)
             self.sink = TransactionalSink(
                 settings.kafka, delivery.transaction_interval_s, timeout_s, self, self._delivered, self.fail
             )
         else:
-            self.source = KafkaSource(settings.kafka, self)
+            self.source = KafkaSource(settings.kafka, self, gather_s)
             self.sink = KafkaSink(settings.kafka, self._delivered, self.fail)
         self.failed: asyncio.Future[None] = self._loop.create_future()
         self._moved = asyncio.Event()

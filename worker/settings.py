@@ -205,6 +205,11 @@ class BatchingSection(Section):
         description="Longest wait for company, from the first record on. An upper bound: an idle engine never waits"
         " for it.",
     )
+    gather_s: Annotated[float, Field(ge=0, le=0.001)] = Field(
+        default=0.001,
+        description="Pause between a short answer to a fetch and the next fetch, in which more records come together:"
+        " fewer and fuller batches cost less CPU and add at most this latency. A reader that is behind does not pause.",
+    )
     buckets: Annotated[tuple[Count, ...], AfterValidator(check_ascending)] = list_field(
         default_factory=lambda data: (
             *(bucket for bucket in _BUCKETS if bucket < data["max_batch_size"]),

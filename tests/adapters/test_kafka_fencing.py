@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from aiokafka import TopicPartition as ClientPartition
 from aiokafka import errors as kafka
+from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.producer import sender as kafka_sender
 from aiokafka.producer.transaction_manager import TransactionManager, TransactionState
 from aiokafka.structs import OffsetAndMetadata
@@ -21,11 +22,11 @@ from worker.adapters.kafka_fencing import (
     MemberFencedError,
     Stamp,
     check_client,
-    check_fetcher,
     committed_offsets,
     fence,
-    own_positions,
+    note_poll,
     require_fencing,
+    silence_fetcher,
     stamp_of,
 )
 from worker.core.records import TopicPartition
@@ -301,30 +302,32 @@ async def test_a_coordinator_that_stays_away_is_an_error_to_be_tried_again() -> 
     assert caught.value.retriable
 
 
-async def test_the_fetcher_sets_no_positions() -> None:
-    """It waits for ours, and asks nobody."""
-    fetcher = SimpleNamespace(_update_fetch_positions=None)
-    own_positions(SimpleNamespace(_fetcher=fetcher))
-    assert await fetcher._update_fetch_positions("assignment", 1, TPS) is False
+async def test_the_fetcher_of_the_client_is_silenced() -> None:
+    """Its task ends, as often as it is asked to."""
+    task = asyncio.create_task(asyncio.sleep(60))
+    consumer = SimpleNamespace(_fetcher=SimpleNamespace(_fetch_task=task))
+    for _ in range(2):
+        silence_fetcher(consumer)
+        await asyncio.wait([task])
+    assert task.cancelled()
 
 
-async def test_a_fetcher_that_died_is_an_error() -> None:
-    """The consumer itself would wait for records for ever."""
+async def test_a_poll_is_noted_where_the_group_looks() -> None:
+    """What ended the membership is raised; else the time since the last poll begins anew."""
+    subscription = SubscriptionState()
+    subscription._last_fetch_ended -= 100
+    errors: list[Exception] = []
 
-    async def fetch(error: Exception | None) -> None:
-        if error is not None:
-            raise error
-        await asyncio.sleep(60)
+    def check_errors() -> None:
+        if errors:
+            raise errors[0]
 
-    alive, dead = asyncio.create_task(fetch(None)), asyncio.create_task(fetch(AssertionError("twice")))
-    await asyncio.wait([dead])
-    check_fetcher(SimpleNamespace(_fetcher=SimpleNamespace(_fetch_task=alive)))
-    with pytest.raises(BrokerError, match="twice") as caught:
-        check_fetcher(SimpleNamespace(_fetcher=SimpleNamespace(_fetch_task=dead)))
-    assert caught.value.problems[0].code == "client_died"
-    alive.cancel()
-    await asyncio.wait([alive])
-    check_fetcher(SimpleNamespace(_fetcher=SimpleNamespace(_fetch_task=alive)))
+    consumer = SimpleNamespace(_coordinator=SimpleNamespace(check_errors=check_errors), _subscription=subscription)
+    note_poll(consumer)
+    assert subscription.fetcher_idle_time < 50
+    errors.append(kafka.GroupAuthorizationFailedError())
+    with pytest.raises(kafka.GroupAuthorizationFailedError):
+        note_poll(consumer)
 
 
 def test_the_stamp_is_the_membership_now() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,12 +23,23 @@ SECTION = KafkaSection(bootstrap_servers=("127.0.0.1:1",), group_id="group", inp
 
 
 class _Builder:
+    """A batch, and the compiled one inside it, which takes its fields by place."""
+
     def __init__(self, capacity: int) -> None:
         self.values: list[bytes | None] = []
         self._capacity = capacity
+        self._builder = SimpleNamespace(append=self._append)
 
-    def append(self, *, value: bytes | None, **_: object) -> object | None:
-        if len(self.values) == self._capacity:
+    def append(
+        self, *, timestamp: int | None, key: bytes | None, value: bytes | None, headers: object
+    ) -> object | None:
+        return self._append(len(self.values), timestamp, key, value, headers)
+
+    def _append(
+        self, index: int, _timestamp: object, _key: object, value: bytes | None, _headers: object
+    ) -> object | None:
+        assert index == len(self.values)
+        if index == self._capacity:
             return None
         self.values.append(value)
         return object()

@@ -1,53 +1,28 @@
-"""The source over a consumer in memory: nothing that was fetched before a rewind counts after it."""
+"""The source over a fetch loop in memory: positions, epochs, and what nobody can read."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from collections.abc import Collection, Iterable, Mapping
+from typing import Literal
 
 import pytest
 from aiokafka import TopicPartition as ClientPartition
 from aiokafka import errors as kafka
 
 from worker.adapters import kafka_source
-from worker.adapters.kafka_source import KafkaSource, Polled
+from worker.adapters.kafka_batches import Columns, Piece, Unread
+from worker.adapters.kafka_source import KafkaSource, Polled, Unreadable
 from worker.core.records import Span, TopicPartition
+from worker.errors import BrokerError
 from worker.settings import KafkaSection
 
 TP = TopicPartition("in", 0)
 SECTION = KafkaSection(bootstrap_servers=("127.0.0.1:1",), group_id="group", input_topics=("in",), output_topic="out")
 
 
-class _Record:
-    timestamp, key, headers = 0, None, ()
-
-    def __init__(self, offset: int) -> None:
-        self.offset = offset
-        self.value = b"%d" % offset
-
-
 class _Consumer:
-    """One partition of 100 records, committed at 3; fetches wait at a gate."""
-
-    def __init__(self) -> None:
-        self.position = 0
-        self.may_answer = asyncio.Event()
-        self.may_answer.set()
-        self.asked = asyncio.Event()
-        self.corrupt = False
-        self.seeks: list[int] = []
-
-    async def getmany(self, *tps: ClientPartition, timeout_ms: int, max_records: int) -> dict[ClientPartition, Any]:
-        assert timeout_ms >= 0
-        self.asked.set()
-        await self.may_answer.wait()
-        if self.corrupt:
-            raise kafka.CorruptRecordException
-        if ClientPartition(*TP) not in tps:
-            return {}
-        first, self.position = self.position, self.position + max_records
-        return {ClientPartition(*TP): [_Record(offset) for offset in range(first, self.position)]}
+    """Knows where the partition begins and ends."""
 
     async def beginning_offsets(self, tps: Iterable[ClientPartition]) -> dict[ClientPartition, int]:
         return dict.fromkeys(tps, 0)
@@ -55,9 +30,43 @@ class _Consumer:
     async def end_offsets(self, tps: Iterable[ClientPartition]) -> dict[ClientPartition, int]:
         return dict.fromkeys(tps, 100)
 
-    def seek(self, _tp: ClientPartition, position: int) -> None:
-        self.position = position
-        self.seeks.append(position)
+
+class _Fetch:
+    """A fetch loop whose records are numbers: it has as many as are asked for, while it may answer."""
+
+    def __init__(self) -> None:
+        self.positions: dict[TopicPartition, int] = {}
+        self.out_of_range: set[TopicPartition] = set()
+        self.may_answer = True
+        self.unread: int | None = None
+        self.asked, self.go_on = asyncio.Event(), asyncio.Event()
+
+    def read(self, tp: TopicPartition, position: int) -> None:
+        self.out_of_range.discard(tp)
+        self.positions[tp] = position
+
+    def forget(self) -> None:
+        self.positions.clear()
+
+    def position(self, tp: TopicPartition) -> int | None:
+        return self.positions.get(tp)
+
+    def take(self, tps: Collection[TopicPartition], max_records: int) -> list[tuple[TopicPartition, Piece]]:
+        if TP not in self.positions or TP not in tps or not self.may_answer:
+            return []
+        first = self.positions[TP]
+        if first == self.unread:
+            self.positions[TP] = first + 1
+            return [(TP, Unread(first, "spoilt"))]
+        offsets = list(range(first, first + max_records))
+        self.positions[TP] = offsets[-1] + 1
+        none: list[bytes | None] = [None for _ in offsets]
+        return [(TP, Columns(offsets, [0 for _ in offsets], none, none, [() for _ in offsets]))]
+
+    async def wait(self, timeout_s: float) -> None:
+        assert timeout_s >= 0
+        self.asked.set()
+        await self.go_on.wait()
 
 
 async def _committed(*_: object, stable: bool) -> dict[TopicPartition, int]:
@@ -71,6 +80,7 @@ class _Owner:
     def __init__(self) -> None:
         self.epochs = 0
         self.rewinds: KafkaSource | None = None
+        self.resets: list[tuple[TopicPartition, int, str]] = []
 
     def assigned(self, tps: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
         self.epochs += 1
@@ -82,21 +92,25 @@ class _Owner:
             await self.rewinds.poll(1, 0)
 
     def offset_reset(self, tp: TopicPartition, offset: int, why: Literal["none_committed", "out_of_range"]) -> None:
-        raise AssertionError((tp, offset, why))
+        self.resets.append((tp, offset, why))
+
+
+Parts = tuple[KafkaSource, _Fetch, _Owner]
 
 
 @pytest.fixture
-async def parts(monkeypatch: pytest.MonkeyPatch) -> tuple[KafkaSource, _Consumer, _Owner]:
+async def parts(monkeypatch: pytest.MonkeyPatch) -> Parts:
     """A source with one partition assigned, read up to offset 5."""
-    owner, consumer = _Owner(), _Consumer()
+    owner, fetch = _Owner(), _Fetch()
     source = KafkaSource(SECTION, owner)
-    monkeypatch.setattr(source, "_consumer", consumer)
-    for name in ("stamp_of", "own_positions", "check_fetcher"):
+    monkeypatch.setattr(source, "_consumer", _Consumer())
+    monkeypatch.setattr(source, "_fetch", fetch, raising=False)
+    for name in ("stamp_of", "silence_fetcher", "note_poll"):
         monkeypatch.setattr(kafka_source, name, lambda _consumer: None)
     monkeypatch.setattr(kafka_source, "committed_offsets", _committed)
     await source.on_partitions_assigned([ClientPartition(*TP)])
     assert _offsets(await source.poll(2, 0)) == [(1, 3), (1, 4)]
-    return source, consumer, owner
+    return source, fetch, owner
 
 
 def _offsets(polled: list[Polled]) -> list[tuple[int, int]]:
@@ -104,46 +118,71 @@ def _offsets(polled: list[Polled]) -> list[tuple[int, int]]:
     return [(item.epoch, at) for item in polled if isinstance(item, Span) for at in item.offsets]
 
 
-async def _rewind_during(fetch: Any, parts: tuple[KafkaSource, _Consumer, _Owner]) -> list[Polled]:
-    """Rewind while ``fetch`` waits for its records; returns what it brings."""
-    source, consumer, owner = parts
-    consumer.may_answer.clear()
-    consumer.asked.clear()
-    fetching = asyncio.create_task(fetch)
-    await consumer.asked.wait()
+async def test_a_rewind_while_records_are_waited_for_starts_anew(parts: Parts) -> None:
+    """That poll returns nothing; the next one goes on at the committed offset under the new epoch."""
+    source, fetch, owner = parts
+    fetch.may_answer = False
+    polling = asyncio.create_task(source.poll(2, 0))
+    await fetch.asked.wait()
     source.rewind(owner.assigned([TP]))
-    consumer.may_answer.set()
-    found: list[Polled] = await fetching
-    return found
-
-
-@pytest.mark.parametrize("one", [False, True])
-async def test_a_fetch_under_way_does_not_survive_a_rewind(
-    parts: tuple[KafkaSource, _Consumer, _Owner], one: bool
-) -> None:
-    """Its records are dropped, and reading goes on at the committed offset under the new epoch."""
-    source, _, _ = parts
-    assert await _rewind_during(source.poll_one(TP) if one else source.poll(2, 0), parts) == []
+    fetch.may_answer = True
+    fetch.go_on.set()
+    assert await polling == []
     assert _offsets(await source.poll(2, 0)) == [(2, 3), (2, 4)]
 
 
-async def test_a_corrupt_record_does_not_survive_a_rewind(parts: tuple[KafkaSource, _Consumer, _Owner]) -> None:
-    """It is found again in its turn, after the records before it."""
-    source, consumer, _ = parts
-    consumer.corrupt = True
-    assert await _rewind_during(source.poll_one(TP), parts) == []
-    consumer.corrupt = False
-    assert _offsets(await source.poll(1, 0)) == [(2, 3)]
-
-
-async def test_a_rewind_during_a_revocation_leaves_nothing_behind(
-    parts: tuple[KafkaSource, _Consumer, _Owner],
-) -> None:
+async def test_a_rewind_during_a_revocation_leaves_nothing_behind(parts: Parts) -> None:
     """A transaction that is aborted while partitions go must not have them read again."""
-    source, _, owner = parts
+    source, fetch, owner = parts
+    fetch.go_on.set()
     owner.rewinds = source
     await source.on_partitions_revoked([ClientPartition(*TP)])
     assert await source.poll(1, 0) == []
     owner.rewinds = None
     await source.on_partitions_assigned([ClientPartition(*TP)])
     assert _offsets(await source.poll(1, 0)) == [(3, 3)]
+
+
+async def test_a_record_that_nobody_can_read_is_known_by_its_coordinates(parts: Parts) -> None:
+    """It comes in its turn, with the reason; those behind it follow."""
+    source, fetch, _ = parts
+    fetch.unread = 5
+    (item,) = await source.poll(1, 0)
+    assert isinstance(item, Unreadable)
+    assert (item.span.tp, item.span.epoch, item.span.offsets, item.span.values) == (TP, 1, [5], [None])
+    assert item.refusal == ("decode", "corrupt_record", "spoilt")
+    assert _offsets(await source.poll_one(TP)) == [(1, 6)]
+
+
+async def test_a_position_that_is_gone_is_found_anew_by_policy(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log begins behind it by now: reading goes on at the beginning, as a new assignment."""
+    source, fetch, owner = parts
+
+    async def later(_self: object, tps: Iterable[ClientPartition]) -> dict[ClientPartition, int]:
+        return dict.fromkeys(tps, 50)
+
+    monkeypatch.setattr(_Consumer, "beginning_offsets", later)
+    fetch.out_of_range.add(TP)
+    assert _offsets(await source.poll(1, 0)) == [(2, 50)]
+    assert owner.resets == [(TP, 50, "out_of_range")]
+
+
+@pytest.mark.parametrize("error", [kafka.GroupAuthorizationFailedError, kafka.TopicAuthorizationFailedError])
+async def test_what_an_operator_must_cure_ends_the_worker(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch, error: type[kafka.KafkaError]
+) -> None:
+    """Being denied the group or the topic is no matter of waiting."""
+    source, _, _ = parts
+    monkeypatch.setattr(kafka_source, "note_poll", lambda _consumer: (_ for _ in ()).throw(error("denied")))
+    with pytest.raises(BrokerError):
+        await source.poll(1, 0)
+
+
+async def test_what_passes_costs_one_poll(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A coordinator that moves is found by aiokafka itself."""
+    source, _, _ = parts
+    with monkeypatch.context() as patch:
+        error = kafka.GroupCoordinatorNotAvailableError()
+        patch.setattr(kafka_source, "note_poll", lambda _consumer: (_ for _ in ()).throw(error))
+        assert await source.poll(1, 0) == []
+    assert _offsets(await source.poll(1, 0)) == [(1, 5)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,10 +31,17 @@ Values = list[bytes | None]
 
 
 class _Builder:
+    """A batch, and the compiled one inside it, which takes its fields by place."""
+
     def __init__(self) -> None:
         self.values: Values = []
+        self._builder = SimpleNamespace(append=self._append)
 
     def append(self, *, value: bytes | None, **_: object) -> object:
+        return self._append(len(self.values), None, None, value, None)
+
+    def _append(self, index: int, _timestamp: object, _key: object, value: bytes | None, _headers: object) -> object:
+        assert index == len(self.values)
         self.values.append(value)
         return self
 

@@ -45,7 +45,9 @@ def _section(bootstrap: str, topic: str) -> KafkaSection:
     )
 
 
-async def test_a_fetcher_that_died_is_noticed_and_a_new_client_gets_answers(kafka: KafkaBroker) -> None:
+async def test_a_client_that_fetches_no_more_is_noticed_and_a_new_one_gets_answers(
+    kafka: KafkaBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The consumer goes on polling without an error; its silence grows, while a second client is answered."""
     topic = _topic(kafka)
     section = _section(kafka.bootstrap, topic)
@@ -55,7 +57,7 @@ async def test_a_fetcher_that_died_is_noticed_and_a_new_client_gets_answers(kafk
         async with asyncio.timeout(60):
             while source.silent_s() is None:
                 await source.poll(10, 0.1)
-            source._client._fetcher._fetch_task.cancel()
+            monkeypatch.setattr(source._fetch, "_fetch_more", lambda: None)
             while (source.silent_s() or 0.0) < SILENT_S:
                 await source.poll(10, 0.1)
         assert await answers(section, [TopicPartition(topic, 0)], 10.0)

@@ -9,7 +9,6 @@ older broker is an error and never an unfenced commit.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -17,9 +16,12 @@ import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka import TopicPartition as ClientPartition
 from aiokafka import errors as kafka
+from aiokafka.client import AIOKafkaClient
 from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.producer import sender as kafka_sender
+from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16, Int32, Int64, Schema, TaggedFields
@@ -40,7 +42,6 @@ _FENCED = {22: "illegal generation", 25: "unknown member", 27: "rebalance in pro
 _PRODUCER_FENCED = frozenset({47, 90})
 _UNSTABLE_OFFSET = 88
 _BACKOFF_S = 0.1
-_SEEK_WAIT_S = 0.01
 
 
 class MemberFencedError(kafka.KafkaError):  # type: ignore[misc] # aiokafka ships no types
@@ -295,33 +296,35 @@ def _undecided(group: str, codes: set[int], within_s: float) -> Exception:
     )
 
 
-def own_positions(consumer: AIOKafkaConsumer) -> None:
-    """Let nobody but us set positions: aiokafka's fetcher would look them up too, by its own question (see above).
+def client_of(consumer: AIOKafkaConsumer) -> AIOKafkaClient:
+    """The consumer's connections and metadata."""
+    return consumer._client
 
-    Without an offset it notes an error for the partition, and dies, unnoticed, when it notes it twice.
+
+def silence_fetcher(consumer: AIOKafkaConsumer) -> None:
+    """aiokafka's own fetcher fetches nothing any more; what else it answers, such as end offsets, it still does."""
+    consumer._fetcher._fetch_task.cancel()
+
+
+def note_poll(consumer: AIOKafkaConsumer) -> None:
+    """Tell the group that records are asked for; raises what ended the membership."""
+    consumer._coordinator.check_errors()
+    with consumer._subscription.fetch_context():
+        pass
+
+
+def compiled_append(builder: BatchBuilder) -> Any:
+    """What ``append`` of an empty batch calls in the end: takes index, timestamp, key, value and headers by place.
+
+    None says that the batch is full. Half of ``append``'s time is spent before it gets there.
     """
-    fetcher = consumer._fetcher
-
-    async def wait_for_seek(*_: object) -> bool:
-        # The fetcher awaits what it cancels, and expects it to return.
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.sleep(_SEEK_WAIT_S)
-        return False
-
-    fetcher._update_fetch_positions = wait_for_seek
+    return builder._builder.append
 
 
-def check_fetcher(consumer: AIOKafkaConsumer) -> None:
-    """Raise BrokerError if aiokafka's fetcher has died: the consumer would wait for records for ever."""
-    task = consumer._fetcher._fetch_task
-    if task.done() and not task.cancelled() and task.exception() is not None:
-        raise BrokerError(
-            Problem(
-                f"the Kafka client's fetcher has died: {task.exception().__cause__ or task.exception()!r}",
-                "restart the worker: nothing is lost; please report it with the log",
-                code="client_died",
-            )
-        ) from task.exception()
+def close_filled(builder: BatchBuilder, records: int) -> None:
+    """Close a batch that ``compiled_append`` has filled with so many records."""
+    builder._relative_offset = records
+    builder.close()
 
 
 async def require_fencing(producer: AIOKafkaProducer) -> None:
@@ -356,7 +359,9 @@ _PRIVATE_NAMES = (
     (kafka_sender.Sender, "_coordinator_dead"),
     (kafka_sender.TxnOffsetCommitHandler, "create_request"),
     (kafka_sender.TxnOffsetCommitHandler, "handle_response"),
-    (Fetcher, "_update_fetch_positions"),
+    (Fetcher, "_fetch_requests_routine"),
+    (SubscriptionState, "fetch_context"),
+    (GroupCoordinator, "check_errors"),
     (GroupCoordinator, "ensure_coordinator_known"),
     (GroupCoordinator, "coordinator_dead"),
     (GroupCoordinator, "_send_req"),

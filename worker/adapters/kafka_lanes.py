@@ -15,6 +15,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka
 from aiokafka.producer.message_accumulator import BatchBuilder
 
+from worker.adapters.kafka_fencing import close_filled, compiled_append
 from worker.adapters.kafka_options import InvalidRecordError
 from worker.core.records import Parcel, Refusal, TopicPartition
 from worker.errors import BrokerError, Problem
@@ -103,6 +104,7 @@ class Lanes:
         for parcel, at in rows:
             headers, timestamp = parcel.headers[at], parcel.timestamps[at]
             builder.append(timestamp=timestamp, key=parcel.keys[at], value=parcel.values[at], headers=headers)
+        builder.close()
         error = await _deliver(producer, builder, tp)
         if error is None:
             for parcel, _ in rows:
@@ -151,36 +153,35 @@ class Lanes:
 
 def _fill(builder: BatchBuilder, lane: _Lane, max_rows: int | None) -> list[tuple[Parcel, int, int]]:
     """Move records from the front of the lane into the batch until one of them is full or empty."""
-    append = builder.append
+    append = compiled_append(builder)
     sent: list[tuple[Parcel, int, int]] = []
-    room = max_rows
+    count = 0
     full = False
     while lane.waiting and not full:
         parcel = lane.waiting[0]
         keys, values, headers, timestamps = parcel.keys, parcel.values, parcel.headers, parcel.timestamps
-        start = at = lane.cursor
-        end = len(values) if room is None else min(len(values), start + room)
-        while at < end:
-            if append(timestamp=timestamps[at], key=keys[at], value=values[at], headers=headers[at]) is None:
+        start = stop = lane.cursor
+        end = len(values) if max_rows is None else min(len(values), start + max_rows - count)
+        for at in range(start, end):
+            if append(count, timestamps[at], keys[at], values[at], headers[at]) is None:
                 full = True
                 break
-            at += 1
-        if at > start:
-            sent.append((parcel, start, at))
-        if room is not None:
-            room -= at - start
-            full = full or room == 0
-        if at == len(values):
+            count += 1
+            stop = at + 1
+        if stop > start:
+            sent.append((parcel, start, stop))
+        full = full or count == max_rows
+        if stop == len(values):
             lane.waiting.popleft()
             lane.cursor = 0
         else:
-            lane.cursor = at
+            lane.cursor = stop
+    close_filled(builder, count)
     return sent
 
 
 async def _deliver(producer: AIOKafkaProducer, builder: BatchBuilder, tp: TopicPartition) -> kafka.KafkaError | None:
     """Hand a batch to the producer and wait for the brokers; the error if they did not take it."""
-    builder.close()
     try:
         await (await producer.send_batch(builder, tp.topic, partition=tp.partition))
     except kafka.KafkaError as error:

@@ -41,7 +41,7 @@ class Span:
     timestamps: list[int]
     keys: list[bytes | None]
     values: list[bytes | None]
-    headers: list[tuple[Header, ...]]
+    headers: list[Sequence[Header]]
     received_at: float = 0.0
     ends: list[int] = field(default_factory=list)
 

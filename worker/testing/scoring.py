@@ -40,7 +40,7 @@ def make_span(
     """A span with timestamps ``1000 + offset``, keys ``k<offset>`` and, by default, the offsets as values."""
     found: list[bytes | None] = [b"%d" % offset for offset in offsets] if values is None else list(values)
     times, keys = [1000 + offset for offset in offsets], [b"k%d" % offset for offset in offsets]
-    headers: list[tuple[Header, ...]] = [() for _ in offsets]
+    headers: list[Sequence[Header]] = [() for _ in offsets]
     return Span(TopicPartition(*tp), epoch, list(offsets), times, list(keys), found, headers, received_at)
 
 
