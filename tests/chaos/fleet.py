@@ -188,7 +188,7 @@ class Fleet:
     def is_settled(self) -> bool:
         """Whether the group has exactly the running workers, each with partitions, and no rebalance is under way."""
         group = self._cluster.described(self._topics.group)
-        owners = {one.client_id for one in group.members if one.assignment and one.assignment.topic_partitions}
+        owners = {one.client_id for one in group.members if one.assignment.topic_partitions}
         return group.state is ConsumerGroupState.STABLE and owners == self.running.keys()
 
     def is_member(self, name: str) -> bool:
