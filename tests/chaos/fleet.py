@@ -188,8 +188,7 @@ class Fleet:
     def is_settled(self) -> bool:
         """Whether the group has exactly the running workers, each with partitions, and no rebalance is under way."""
         group = self._cluster.described(self._topics.group)
-        owners = {one.client_id for one in group.members if one.assignment.topic_partitions}
-        return group.state is ConsumerGroupState.STABLE and owners == self.running.keys()
+        return group.state is ConsumerGroupState.STABLE and _owners(list(group.members)) == self.running.keys()
 
     def is_member(self, name: str) -> bool:
         """Whether the group has this worker."""
@@ -240,7 +239,12 @@ class Fleet:
     def await_members(self, count: int, timeout_s: float = 30.0) -> None:
         """Wait until the group has so many members, each with partitions."""
         wait_until(
-            lambda: sum(bool(one.assignment and one.assignment.topic_partitions) for one in self.members()) == count,
+            lambda: len(_owners(self.members())) == count,
             timeout_s=timeout_s,
             what=lambda: f"the group does not have {count} members with partitions",
         )
+
+
+def _owners(members: list[Any]) -> set[str]:
+    """The names of those that have partitions."""
+    return {one.client_id for one in members if one.assignment and one.assignment.topic_partitions}
