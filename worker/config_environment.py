@@ -38,12 +38,24 @@ def read_environment(environ: Mapping[str, str]) -> tuple[dict[tuple[str, str], 
                     "empty_value",
                 )
             )
+        elif name in known and not _is_text(text):
+            message = f"{name} is not UTF-8 text"
+            problems.append(Problem(message, "write it in UTF-8", ENVIRONMENT, 0, name, "not_utf8"))
         elif name in files:
             values[files[name]] = Located(text, ENVIRONMENT, 0, name, text)
         else:
             path, entry = known[name]
             values[path] = Located(_read_value(entry, text), ENVIRONMENT, 0, name, text)
     return values, problems
+
+
+def _is_text(text: str) -> bool:
+    """Whether its bytes are UTF-8; Python lets others through as halves of surrogate pairs."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _read_value(entry: FieldEntry, text: str) -> object:

@@ -35,7 +35,7 @@ class Rig:
             self.broker.create_topic(name, partitions)
         broker = self.broker
         monkeypatch.setattr(
-            driver_module, "KafkaSource", lambda _section, owner: FakeSource(broker, "g", ["in"], owner)
+            driver_module, "KafkaSource", lambda _section, owner, _gather_s: FakeSource(broker, "g", ["in"], owner)
         )
         monkeypatch.setattr(driver_module, "KafkaSink", lambda _section, done, failed: FakeSink(broker, done, failed))
         self.settings = Settings.model_validate(

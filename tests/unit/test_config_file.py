@@ -110,6 +110,8 @@ def test_a_variable_replaces_a_missing_or_broken_key(config: Path) -> None:
         ("HEADRACE__Q", "x", "unknown_variable", "unset it, or name a key: HEADRACE__SECTION__KEY"),
         ("HEADRACE__LOG__LEVEL", " ", "empty_value",
          "unset it, or give it a value; off is null, where the key takes null"),
+        ("HEADRACE__EVENT__ID_FIELD", "\udc80", "not_utf8", "write it in UTF-8"),
+        ("HEADRACE__KAFKA__SASL_PASSWORD", "a\udcff", "not_utf8", "write it in UTF-8"),
         ("HEADRACE__LOG__LEVEL", "warn", "bad_value", "write HEADRACE__LOG__LEVEL=warning"),
         ("HEADRACE__MODEL__PROVIDERS", "cpu,cuda", "wrong_type", "write HEADRACE__MODEL__PROVIDERS=[cpu, cuda]"),
         ("HEADRACE__PROBES__PORT", "http", "wrong_type",
