@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,11 +15,11 @@ from tests.adapters.batches import batch, broken, plain
 from worker.adapters import kafka_fetch
 from worker.adapters.kafka_batches import Columns, Unread
 from worker.adapters.kafka_fetch import FetchLoop
+from worker.adapters.kafka_fetch_wire import Answer, Answers, Fetch
 from worker.core.records import TopicPartition
 
 A, B = TopicPartition("in", 0), TopicPartition("in", 1)
 TIMEOUT_S = 10.0
-VERSION = 11
 OFFSET_OUT_OF_RANGE, NOT_LEADER, TOPIC_DENIED = 1, 6, 29
 
 
@@ -30,15 +29,13 @@ class _Request:
 
     node: int
     asked: dict[TopicPartition, int]
-    answer: asyncio.Future[Any]
+    answer: asyncio.Future[Answers]
 
     def reply(self, *parts: tuple[TopicPartition, bytes], codes: dict[TopicPartition, int] | None = None) -> None:
         """Answer with these records, and nothing for the rest."""
         found, codes = dict(parts), codes or {}
-        partitions: list[tuple[Any, ...]] = [
-            (tp.partition, codes.get(tp, 0), 1000, 1000, 0, [], -1, found.get(tp, b"")) for tp in self.asked
-        ]
-        self.answer.set_result(SimpleNamespace(API_VERSION=VERSION, topics=[("in", partitions)]))
+        answers = {tp: Answer(kafka.for_code(codes.get(tp, 0)), 1000, (), found.get(tp, b"")) for tp in self.asked}
+        self.answer.set_result(Answers(0, answers))
 
 
 @dataclass
@@ -60,9 +57,8 @@ class _Client:
     def force_metadata_update(self) -> None:
         self.metadata_updates += 1
 
-    async def send(self, node: int, request: Any) -> Any:
-        asked = {TopicPartition(topic, at): offset for topic, parts in request.topics for at, offset, _ in parts}
-        self.requests.append(_Request(node, asked, asyncio.get_running_loop().create_future()))
+    async def send(self, node: int, request: Fetch) -> Answers:
+        self.requests.append(_Request(node, dict(request.positions), asyncio.get_running_loop().create_future()))
         self.sent.set()
         return await self.requests[-1].answer
 

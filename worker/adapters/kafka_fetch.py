@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
 
 import structlog
-from aiokafka import TopicPartition as ClientPartition
 from aiokafka import errors as kafka
 from aiokafka.client import AIOKafkaClient
-from aiokafka.protocol.fetch import FetchRequest
 
 from worker.adapters.kafka_batches import CorruptBatchError, FetchedRecords, Piece
+from worker.adapters.kafka_fetch_wire import Answer, Answers, Fetch
 from worker.core.records import TopicPartition
 
 log = structlog.get_logger("headrace.fetch")
@@ -33,20 +31,6 @@ AHEAD_BYTES = 262_144
 
 FEW_BYTES = 65_536
 """An answer shorter than this is followed by the gathering pause: the reader keeps up."""
-
-_READ_COMMITTED = 1
-_ABORTED_FROM_END = 2
-_FOLLOWER_VERSION = 11
-"""From this version of the request on, an answer names a preferred replica after the aborted transactions."""
-
-
-class Answer(NamedTuple):
-    """What a broker says of one partition."""
-
-    error: type[kafka.KafkaError]
-    end: int
-    aborted: Sequence[tuple[int, int]]
-    raw: bytes
 
 
 @dataclass(slots=True, eq=False)
@@ -198,7 +182,7 @@ class FetchLoop:
         for tp, reading in self._readings.items():
             if not reading.hungry or reading.not_before > now or tp in self.out_of_range:
                 continue
-            node = self._client.cluster.leader_for_partition(ClientPartition(*tp))
+            node = self._client.cluster.leader_for_partition(tp)
             if node is None or node == -1:
                 leaderless = True
                 reading.not_before = now + BACKOFF_S
@@ -237,13 +221,13 @@ class FetchLoop:
     async def _fetch(self, node: int, readings: list[_Reading]) -> None:
         """One request and its answer, and the pause that lets records gather."""
         asked = {reading.tp: reading.fetch_from for reading in readings}
-        topics: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
-        for tp, position in asked.items():
-            topics[tp.topic].append((tp.partition, position, self._max_bytes))
-        isolation = _READ_COMMITTED if self._committed_only else 0
-        request = FetchRequest(self._max_wait_ms, 1, self._max_bytes, isolation, list(topics.items()))
+        request = Fetch(asked, self._max_wait_ms, self._max_bytes, committed_only=self._committed_only)
         try:
-            response = await self._client.send(node, request)
+            found: Answers = await self._client.send(node, request)
+            if found.error_code:
+                raise kafka.for_code(found.error_code)
+        except kafka.IncompatibleBrokerVersion:
+            raise
         except kafka.KafkaError as error:
             if node not in self._silent:
                 self._silent.add(node)
@@ -252,7 +236,7 @@ class FetchLoop:
             await asyncio.sleep(BACKOFF_S)
             return
         self._silent.discard(node)
-        answers = _answers(response)
+        answers = found.partitions
         for reading in readings:
             # Meanwhile the partition may have been given up, or read anew from elsewhere.
             if self._readings.get(reading.tp) is reading and reading.fetch_from == asked[reading.tp]:
@@ -284,15 +268,3 @@ class FetchLoop:
             reading.not_before = self._loop.time() + BACKOFF_S
             self._client.force_metadata_update()
             self._look_again()
-
-
-def _answers(response: Any) -> dict[TopicPartition, Answer]:
-    """What the response says of each partition; its layout depends on its version."""
-    found: dict[TopicPartition, Answer] = {}
-    aborted_at = -3 if response.API_VERSION >= _FOLLOWER_VERSION else -2
-    for topic, partitions in response.topics:
-        for partition, code, end, *rest in partitions:
-            found[TopicPartition(topic, partition)] = Answer(
-                kafka.for_code(code), end, rest[aborted_at] or (), rest[-1] or b""
-            )
-    return found
