@@ -16,7 +16,7 @@ import structlog
 from worker.adapters.engine import Engine, Model
 from worker.adapters.kafka_fencing import Stamp
 from worker.adapters.kafka_sink import KafkaSink
-from worker.adapters.kafka_source import KafkaSource, Polled, Unreadable
+from worker.adapters.kafka_source import KafkaSource, Polled
 from worker.adapters.kafka_transactions import BROKER_ABORT_LAG_S, TransactionalSink
 from worker.core.actions import CommitOffsets, Outcome, Produce, RunBatch
 from worker.core.batching import Batch
@@ -119,13 +119,8 @@ class Driver:
             self.polled_at = now = self._loop.time()
             if self.draining:
                 continue  # what the drain has to finish is settled already; these are for the next owner
-            for item in polled:
-                if isinstance(item, Unreadable):
-                    item.span.received_at = now
-                    self._pipeline.record_unreadable(item.span, item.refusal)
-                else:
-                    self._admit(item, now)
             if polled:
+                self._admit(polled, now)
                 self._pump()
                 await asyncio.sleep(0)
 
@@ -142,13 +137,24 @@ class Driver:
         """The operator resumes the partitions that the brakes stopped."""
         log.info("brakes_released", partitions=[f"{tp.topic}/{tp.partition}" for tp in self._pipeline.brakes.resume()])
 
-    def _admit(self, span: Span, now: float) -> None:
-        """Give one span to the pipeline and account for it."""
+    def _admit(self, polled: list[Polled], now: float) -> None:
+        """Give what was polled to the pipeline, in order, and account for it."""
         begun = time.perf_counter()
-        span.received_at = self.moved_at = now
-        decoded = self._pipeline.records_received(span, now)
-        if decoded is not None:
-            self._recorder.received(span, time.perf_counter() - begun)
+        self.moved_at = now
+        spans: list[Span] = []
+        admitted: list[Span] = []
+        for item in polled:
+            if isinstance(item, Span):
+                item.received_at = now
+                spans.append(item)
+                continue
+            item.span.received_at = now
+            admitted += self._pipeline.records_received(spans, now)
+            spans = []
+            self._pipeline.record_unreadable(item.span, item.refusal)
+        admitted += self._pipeline.records_received(spans, now)
+        if admitted:
+            self._recorder.received(admitted, time.perf_counter() - begun)
 
     async def _wait_for_room(self) -> None:
         """Back-pressure: stay a member of the group, keep prefetched records, go on as soon as there is room."""

@@ -65,9 +65,10 @@ class Recorder:
         if why == "out_of_range":
             self._metrics.count(M.OFFSET_RESETS, topic=tp.topic)
 
-    def received(self, span: Span, decode_s: float) -> None:
-        """A span was decoded and admitted."""
-        self._metrics.count(M.RECORDS_CONSUMED, len(span), topic=span.tp.topic)
+    def received(self, spans: Iterable[Span], decode_s: float) -> None:
+        """The spans of one poll were decoded and admitted."""
+        for span in spans:
+            self._metrics.count(M.RECORDS_CONSUMED, len(span), topic=span.tp.topic)
         self._metrics.observe(M.STAGE_DURATION, decode_s, stage="decode")
 
     def waited_for_room(self, took_s: float) -> None:

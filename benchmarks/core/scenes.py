@@ -71,7 +71,7 @@ class Fraud:
             first, now = done // (SPAN * PARTITIONS) * SPAN, done * 1e-5
             offsets = list(range(first, first + SPAN))
             span = Span(tp, epochs[tp], offsets, offsets, self.keys, self.values, [()] * SPAN, now)
-            pipeline.records_received(span, now)
+            pipeline.records_received([span], now)
             self._carry_out(pipeline, now)
             done += SPAN
         return done

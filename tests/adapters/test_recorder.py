@@ -73,10 +73,10 @@ def test_a_healthy_batch_has_no_failures(metrics: Metrics, recorder: Recorder) -
     assert metrics.series(M.INFERENCE_FAILURES) == {("model_error",): 0, ("engine_fault",): 1}
 
 
-def test_a_span_counts_by_its_topic(metrics: Metrics, recorder: Recorder) -> None:
+def test_a_poll_counts_by_topic(metrics: Metrics, recorder: Recorder) -> None:
     """Records and the time of their decoding."""
-    recorder.received(make_span(A, [1, 2, 3]), 0.25)
-    assert metrics.value(M.RECORDS_CONSUMED, topic="in") == 3
+    recorder.received([make_span(A, [1, 2, 3]), make_span(A, [4])], 0.25)
+    assert metrics.value(M.RECORDS_CONSUMED, topic="in") == 4
     assert metrics.snapshot(M.STAGE_DURATION, stage="decode").total == 0.25
 
 

@@ -78,11 +78,18 @@ class PipelineMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.epochs)
     @rule(data=st.data(), count=st.integers(1, 8))
     def poll(self, data: st.DataObject, count: int) -> None:
-        """A poll returns up to ``room()`` records of one partition: old ones again, or new ones with gaps."""
-        count = min(count, self.pipeline.room())
-        if not count:
-            return
-        tp = data.draw(st.sampled_from(sorted(self.epochs)))
+        """A poll returns up to ``room()`` records of some partitions: old ones again, or new ones with gaps."""
+        spans = []
+        room = self.pipeline.room()
+        for tp in data.draw(st.lists(st.sampled_from(sorted(self.epochs)), min_size=1, unique=True)):
+            if room:
+                spans.append(self._polled(data, tp, min(count, room)))
+                room -= len(spans[-1])
+        assert self.pipeline.records_received(spans, self.now) == spans
+        self._pull()
+
+    def _polled(self, data: st.DataObject, tp: TopicPartition, count: int) -> Span:
+        """So many records of one partition."""
         log = self.logs[tp]
         records = [record for record in log if record[0] >= self.positions[tp]][:count]
         while len(records) < count:
@@ -98,8 +105,7 @@ class PipelineMachine(RuleBasedStateMachine):
             self.fates[tp, span.epoch, offset] = "skipped" if skipped else None
             if value and value.isdigit():
                 self.queued_since.append(((tp, span.epoch, offset), self.now))
-        assert self.pipeline.records_received(span, self.now) is not None
-        self._pull()
+        return span
 
     @precondition(lambda self: self.epochs)
     @rule(data=st.data())

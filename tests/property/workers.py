@@ -159,7 +159,7 @@ class SimulatedWorker:
         assert epoch is not None
         if stop > start:
             self.positions[tp] = stop
-            self.pipeline.records_received(make_span(tp, range(start, stop), log[start:stop], epoch=epoch), 0.0)
+            self.pipeline.records_received([make_span(tp, range(start, stop), log[start:stop], epoch=epoch)], 0.0)
             self.pump()
 
     def score(self) -> None:

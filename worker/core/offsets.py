@@ -38,6 +38,11 @@ class _Partition:
     newest_ms: int = -1
     in_flight_bytes: int = 0
 
+    @property
+    def moved(self) -> bool:
+        """Whether there is more to commit than was committed."""
+        return self.next_offset >= 0 and self.next_offset != self.committed_offset
+
 
 @dataclass(frozen=True, slots=True)
 class Commit:
@@ -173,13 +178,14 @@ class OffsetTracker:
             state.spans.popleft()
             del self._tracked[id(head.span)]
 
+    @property
+    def moved(self) -> bool:
+        """Whether ``committable`` would return anything."""
+        return any(state.moved for state in self._partitions.values())
+
     def committable(self) -> Commit | None:
         """The ``next_offset`` of every partition that moved since its last commit; None when none did."""
-        moved = {
-            tp: state
-            for tp, state in self._partitions.items()
-            if state.next_offset >= 0 and state.next_offset != state.committed_offset
-        }
+        moved = {tp: state for tp, state in self._partitions.items() if state.moved}
         if not moved:
             return None
         return Commit(

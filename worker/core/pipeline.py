@@ -6,7 +6,7 @@ because its partition was taken away. Offsets become committable only after that
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -83,41 +83,28 @@ class Pipeline:
         self._flush = FlushReason.DRAIN
         self._dispatch(now)
 
-    def records_received(self, span: Span, now: float) -> Decoded | None:
-        """Take in what a poll returned for one partition; None when its assignment is already over."""
-        if not self._tracker.track(span):
-            self.tally.stale_rows += len(span)
-            return None
-        self.brakes.received(span)
-        if self._sequencer is not None:
-            self._sequencer.received(span)
-        decoded = self._decoder.decode(span.values)
-        block = Block(span, decoded)
-        start = 0
+    def records_received(self, spans: Sequence[Span], now: float) -> list[Span]:
+        """Take in what a poll returned, in order; returns the spans whose assignment is not over already.
+
+        They are decoded by one call, and the engine is asked only then, so that one batch may hold all of them.
+        """
+        admitted = [span for span in spans if self._admit(span)]
+        if not admitted:
+            return []
         letters: list[Parcel] = []
-        for row in sorted(decoded.refusals):
-            if row > start:
-                self._batcher.add(Slice(block, start, row), now)
-            self._refuse(Slice(block, row, row + 1), decoded.refusals[row], letters)
-            start = row + 1
-        if start < len(span):
-            self._batcher.add(Slice(block, start, len(span)), now)
+        for block in self._decoded(admitted):
+            self._enqueue(block, now, letters)
         self._produce(letters)
         self._dispatch(now)
         self._maybe_commit(now)
-        return decoded
+        return admitted
 
     def record_unreadable(self, span: Span, refusal: Refusal) -> None:
         """A record of which only the coordinates are known (its value is None) goes to the dead letters."""
-        if not self._tracker.track(span):
-            self.tally.stale_rows += len(span)
-            return
-        self.brakes.received(span)
-        if self._sequencer is not None:
-            self._sequencer.received(span)
-        letters: list[Parcel] = []
-        self._refuse(Slice(Block(span, Decoded((), [None], {})), 0, 1), refusal, letters)
-        self._produce(letters)
+        if self._admit(span):
+            letters: list[Parcel] = []
+            self._refuse(Slice(Block(span, Decoded((), [None], {})), 0, 1), refusal, letters)
+            self._produce(letters)
 
     def batch_succeeded(self, batch: Batch, outcome: Outcome, now: float) -> None:
         """The engine finished the batch it was given first."""
@@ -176,7 +163,7 @@ class Pipeline:
         times = []
         if len(self._running) < ENGINE_SLOTS and (deadline := self._batcher.deadline()) is not None:
             times.append(deadline)
-        if not self._policy.transactional and self._committing is None and self._tracker.committable() is not None:
+        if not self._policy.transactional and self._committing is None and self._tracker.moved:
             times.append(self._commit_at)
         return min(times, default=None)
 
@@ -251,6 +238,39 @@ class Pipeline:
         self._refused[tp, offset] = refusal
 
     # ---- inside ------------------------------------------------------------------------------------------
+
+    def _admit(self, span: Span) -> bool:
+        """Track a span; False when its assignment is already over."""
+        if not self._tracker.track(span):
+            self.tally.stale_rows += len(span)
+            return False
+        self.brakes.received(span)
+        if self._sequencer is not None:
+            self._sequencer.received(span)
+        return True
+
+    def _decoded(self, spans: list[Span]) -> Iterator[Block]:
+        """The spans with their columns."""
+        if len(spans) == 1:
+            yield Block(spans[0], self._decoder.decode(spans[0].values))
+            return
+        decoded = self._decoder.decode([value for span in spans for value in span.values])
+        start = 0
+        for span in spans:
+            yield Block(span, decoded.part(start, start + len(span)))
+            start += len(span)
+
+    def _enqueue(self, block: Block, now: float, letters: list[Parcel]) -> None:
+        """Queue a block's good rows for a batch, its refused ones for the dead letters."""
+        start = 0
+        refusals = block.decoded.refusals
+        for row in sorted(refusals):
+            if row > start:
+                self._batcher.add(Slice(block, start, row), now)
+            self._refuse(Slice(block, row, row + 1), refusals[row], letters)
+            start = row + 1
+        if start < len(block.span):
+            self._batcher.add(Slice(block, start, len(block.span)), now)
 
     def _dispatch(self, now: float) -> None:
         """Fill the engine's slots with the batches that are due."""

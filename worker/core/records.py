@@ -60,7 +60,7 @@ class Span:
 
 @dataclass(slots=True, eq=False)
 class Decoded:
-    """A span's values, decoded: ``tensors`` in the order of the model's inputs, each ``[len(span), ...]``.
+    """Values of a span, or of several, decoded: ``tensors`` in the order of the model's inputs, each ``[rows, ...]``.
 
     Rows named in ``refusals`` hold no meaning in ``tensors`` and None in ``rows``; every other entry of ``rows``
     carries the event fields that the output needs, in a form that only the encoder reads.
@@ -69,6 +69,11 @@ class Decoded:
     tensors: tuple[np.ndarray, ...]
     rows: list[object]
     refusals: dict[int, Refusal]
+
+    def part(self, start: int, stop: int) -> Decoded:
+        """Rows ``[start, stop)``, counted from 0; the tensors are views."""
+        refusals = {row - start: refusal for row, refusal in self.refusals.items() if start <= row < stop}
+        return Decoded(tuple(tensor[start:stop] for tensor in self.tensors), self.rows[start:stop], refusals)
 
 
 @dataclass(slots=True, eq=False)

@@ -12,7 +12,7 @@ from worker.core.batching import Batch, BatchLimits, FlushReason
 from worker.core.flow import FlowLimits
 from worker.core.outgoing import Dispatcher, Routing
 from worker.core.pipeline import ENGINE_SLOTS, Pipeline
-from worker.core.records import Decoded, Parcel, Refusal, Span, TopicPartition
+from worker.core.records import Parcel, Refusal, Span, TopicPartition
 from worker.testing import FakeDecoder, FakeEncoder, make_span, source_of
 
 A, B, C = TopicPartition("in", 0), TopicPartition("in", 1), TopicPartition("in", 2)
@@ -56,7 +56,7 @@ class Rig:
         epoch = self.pipeline.epoch(tp)
         assert epoch is not None
         span = make_span(tp, offsets, values, epoch=epoch, received_at=now)
-        self.pipeline.records_received(span, now)
+        self.pipeline.records_received([span], now)
         self.pull()
         return span
 
@@ -165,16 +165,32 @@ def test_actions_are_handed_out_once() -> None:
     """Taking them empties the list."""
     rig = Rig()
     pipeline = rig.pipeline
-    pipeline.records_received(make_span(A, [0], epoch=1), 0.0)
+    pipeline.records_received([make_span(A, [0], epoch=1)], 0.0)
     assert [type(action) for action in pipeline.take_actions()] == [RunBatch]
     assert pipeline.take_actions() == []
 
 
-def test_received_records_come_back_decoded() -> None:
-    """The shell gets the decoded columns for its own accounts."""
-    decoded = Rig().pipeline.records_received(make_span(A, [0], [b"12"], epoch=1), 0.0)
-    assert isinstance(decoded, Decoded)
-    assert decoded.rows == [b"12"]
+def test_a_poll_of_several_partitions_makes_one_batch() -> None:
+    """The engine is asked when all spans are in; each row keeps its place, and refused ones go their own way."""
+    rig = Rig()
+    first = make_span(A, [0, 1], [b"1", b"2"], epoch=rig.epochs[A])
+    second = make_span(B, [4, 5, 6], [b"3", b"x", b"4"], epoch=rig.epochs[B])
+    assert rig.pipeline.records_received([first, second], 0.0) == [first, second]
+    rig.pull()
+    (batch,) = rig.batches
+    rows = [
+        (rows.span.tp, rows.start, rows.stop, rows.block.decoded.rows[rows.start : rows.stop]) for rows in batch.slices
+    ]
+    assert rows == [(A, 0, 2, [b"1", b"2"]), (B, 0, 1, [b"3"]), (B, 2, 3, [b"4"])]
+    assert [parcel.origin[0].span.offsets[parcel.origin[0].start] for parcel in rig.parcels] == [5]
+
+
+def test_only_spans_of_running_assignments_are_taken() -> None:
+    """The others of the poll are, and are named."""
+    rig = Rig()
+    late, held = make_span(A, [0], epoch=9), make_span(B, [0], epoch=rig.epochs[B])
+    assert rig.pipeline.records_received([late, held], 0.0) == [held]
+    assert (rig.pipeline.tally.stale_rows, rig.pipeline.in_flight()) == (1, 1)
 
 
 # ---- engine slots ----------------------------------------------------------------------------------------------
@@ -296,7 +312,7 @@ def test_a_dead_letter_settles_its_record_when_acknowledged() -> None:
 def test_a_wholly_good_span_sends_no_letters() -> None:
     """No empty action is handed out."""
     rig = Rig()
-    rig.pipeline.records_received(make_span(A, [0], epoch=1), 0.0)
+    rig.pipeline.records_received([make_span(A, [0], epoch=1)], 0.0)
     assert [type(action) for action in rig.pipeline.take_actions()] == [RunBatch]
 
 
@@ -689,7 +705,7 @@ def test_stale_spans_are_counted_and_dropped() -> None:
     """What a poll returned under an ended assignment is not decoded."""
     rig = Rig()
     late = make_span(A, [0, 1, 2], epoch=9)
-    assert rig.pipeline.records_received(late, 0.0) is None
+    assert rig.pipeline.records_received([late], 0.0) == []
     rig.pipeline.record_unreadable(make_span(A, [3], [None], epoch=9), REFUSED)
     assert rig.pipeline.tally.stale_rows == 4
     assert (rig.pull(), rig.pipeline.in_flight()) == ([], 0)

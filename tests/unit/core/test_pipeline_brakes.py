@@ -42,7 +42,7 @@ def receive(pipeline: Pipeline, first: int, values: list[bytes | None]) -> None:
     epoch = pipeline.epoch(TP)
     assert epoch is not None
     offsets = list(range(first, first + len(values)))
-    pipeline.records_received(make_span(TP, offsets, values, epoch=epoch), 0.0)
+    pipeline.records_received([make_span(TP, offsets, values, epoch=epoch)], 0.0)
 
 
 def answer(pipeline: Pipeline, *, raising: bool = False, broker: Refusal | None = None) -> None:
@@ -119,6 +119,6 @@ def test_records_of_a_lost_assignment_say_nothing() -> None:
     pipeline.partitions_assigned([TP], 0.0)
     answer(pipeline, raising=True)
     stale = make_span(TP, [0], [b"x"], epoch=1)
-    assert pipeline.records_received(stale, 0.0) is None
+    assert pipeline.records_received([stale], 0.0) == []
     pipeline.brakes.refused(Slice(Block(stale, Decoded((), [None], {})), 0, 1))
     assert not pipeline.brakes.stopped()

@@ -38,7 +38,7 @@ class Rig:
         epoch = self.pipeline.epoch(tp)
         assert epoch is not None
         span = make_span(tp, offsets, values, epoch=epoch)
-        self.pipeline.records_received(span, 0.0)
+        self.pipeline.records_received([span], 0.0)
         self.pull()
         return span
 
