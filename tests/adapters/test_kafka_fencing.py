@@ -29,6 +29,7 @@ from worker.adapters.kafka_fencing import (
     silence_fetcher,
     stamp_of,
 )
+from worker.adapters.kafka_fencing_wire import FencedOffsetCommit
 from worker.core.records import TopicPartition
 from worker.errors import BrokerError, EnvironmentFault
 
@@ -119,7 +120,7 @@ async def test_the_request_carries_the_stamp_as_the_protocol_says(instance: str 
 
 async def test_no_other_version_is_ever_sent() -> None:
     """A broker that only speaks the versions without a stamp gets nothing."""
-    request = kafka_fencing._FencedOffsetCommit("txn-1", "group", 1, 1, 1, "m", None, [], {})
+    request = FencedOffsetCommit("txn-1", "group", 1, 1, 1, "m", None, [], {})
     assert request.prepare({28: (0, 3)}).API_VERSION == 3
     with pytest.raises(NotImplementedError):
         request.prepare({28: (0, 2)})

@@ -66,6 +66,8 @@ class _Producer:
 
     def __init__(self, cluster: _Cluster) -> None:
         self._cluster = cluster
+        self._sender = SimpleNamespace()
+        self.client = SimpleNamespace(cluster=SimpleNamespace(partitions_for_topic=lambda _topic: None))
         self.stopped = False
         cluster.producers.append(self)
 

@@ -80,6 +80,8 @@ class _Producer:
 
     def __init__(self, cluster: _Cluster, options: Mapping[str, Any]) -> None:
         self._cluster = cluster
+        self._sender = SimpleNamespace()
+        self.client = SimpleNamespace(cluster=SimpleNamespace(partitions_for_topic=lambda _topic: None))
         self.options = options
         self.values: Values = []
         self.offsets: dict[str, int] = {}

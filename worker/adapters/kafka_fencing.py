@@ -21,19 +21,17 @@ from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.producer import sender as kafka_sender
-from aiokafka.producer.message_accumulator import BatchBuilder
-from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.producer.message_accumulator import BatchBuilder, MessageAccumulator
+from aiokafka.protocol.api import Request
 from aiokafka.protocol.commit import OffsetFetchRequest
-from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16, Int32, Int64, Schema, TaggedFields
 from aiokafka.structs import OffsetAndMetadata
 
+from worker.adapters.kafka_fencing_wire import FencedOffsetCommit, StableOffsetFetch, TxnOffsetCommitResponse
+from worker.adapters.kafka_produce_wire import Produce
 from worker.core.records import TopicPartition
 from worker.errors import BrokerError, EnvironmentFault, Problem
 
 log = structlog.get_logger("headrace.fencing")
-
-_TEXT = CompactString("utf-8")
-_TAGS = ("tags", TaggedFields)
 
 _RETRIABLE = frozenset({3, 7, 13, 14, 15, 16})
 """Codes to ask again for: topic or coordinator not known yet, timed out, network, loading."""
@@ -60,110 +58,6 @@ class Stamp(NamedTuple):
     instance_id: str | None
 
 
-class _TxnOffsetCommitResponse(Response):  # type: ignore[misc]
-    API_KEY, API_VERSION, FLEXIBLE_VERSION = 28, 3, True
-    SCHEMA = Schema(
-        ("throttle_time_ms", Int32),
-        (
-            "topics",
-            CompactArray(
-                ("topic", _TEXT),
-                ("partitions", CompactArray(("partition", Int32), ("error_code", Int16), _TAGS)),
-                _TAGS,
-            ),
-        ),
-        _TAGS,
-    )
-
-
-class _TxnOffsetCommitRequest(RequestStruct):  # type: ignore[misc]
-    API_KEY, API_VERSION, FLEXIBLE_VERSION = 28, 3, True
-    RESPONSE_TYPE = _TxnOffsetCommitResponse
-    SCHEMA = Schema(
-        ("transactional_id", _TEXT),
-        ("group_id", _TEXT),
-        ("producer_id", Int64),
-        ("producer_epoch", Int16),
-        ("generation_id", Int32),
-        ("member_id", _TEXT),
-        ("group_instance_id", _TEXT),
-        (
-            "topics",
-            CompactArray(
-                ("topic", _TEXT),
-                (
-                    "partitions",
-                    CompactArray(
-                        ("partition", Int32), ("offset", Int64), ("leader_epoch", Int32), ("metadata", _TEXT), _TAGS
-                    ),
-                ),
-                _TAGS,
-            ),
-        ),
-        _TAGS,
-    )
-
-
-class _OffsetFetchResponse(Response):  # type: ignore[misc]
-    API_KEY, API_VERSION, FLEXIBLE_VERSION = 9, 7, True
-    SCHEMA = Schema(
-        ("throttle_time_ms", Int32),
-        (
-            "topics",
-            CompactArray(
-                ("topic", _TEXT),
-                (
-                    "partitions",
-                    CompactArray(
-                        ("partition", Int32),
-                        ("offset", Int64),
-                        ("leader_epoch", Int32),
-                        ("metadata", _TEXT),
-                        ("error_code", Int16),
-                        _TAGS,
-                    ),
-                ),
-                _TAGS,
-            ),
-        ),
-        ("error_code", Int16),
-        _TAGS,
-    )
-
-
-class _OffsetFetchRequest(RequestStruct):  # type: ignore[misc]
-    API_KEY, API_VERSION, FLEXIBLE_VERSION = 9, 7, True
-    RESPONSE_TYPE = _OffsetFetchResponse
-    SCHEMA = Schema(
-        ("group_id", _TEXT),
-        ("topics", CompactArray(("topic", _TEXT), ("partitions", CompactArray(Int32)), _TAGS)),
-        ("require_stable", Boolean),
-        _TAGS,
-    )
-
-
-class _FencedOffsetCommit(Request[_TxnOffsetCommitRequest]):  # type: ignore[misc]
-    API_KEY = 28
-
-    def __init__(self, *fields: object) -> None:
-        self._fields = fields
-
-    def build(self, struct: type[_TxnOffsetCommitRequest]) -> _TxnOffsetCommitRequest:
-        """The request in the one version there is."""
-        return struct(*self._fields)
-
-
-class _StableOffsetFetch(Request[_OffsetFetchRequest]):  # type: ignore[misc]
-    API_KEY = 9
-
-    def __init__(self, *fields: object) -> None:
-        self._fields = fields
-
-    def build(self, struct: type[_OffsetFetchRequest]) -> _OffsetFetchRequest:
-        """The request in the one version there is."""
-        return struct(*self._fields)
-
-
 class _FencedCommitHandler(kafka_sender.TxnOffsetCommitHandler):  # type: ignore[misc]
     """Sends stamped offsets; a refusal of the member becomes an error that aborting cures."""
 
@@ -173,13 +67,13 @@ class _FencedCommitHandler(kafka_sender.TxnOffsetCommitHandler):  # type: ignore
         super().__init__(sender, offsets, group)
         self._stamp = stamp
 
-    def create_request(self) -> _FencedOffsetCommit:
+    def create_request(self) -> FencedOffsetCommit:
         """The request of aiokafka's handler, with the stamp."""
         transaction = self._sender._txn_manager
         topics: dict[str, list[tuple[int, int, int, str, dict[int, bytes]]]] = {}
         for tp, offset in sorted(self._offsets.items()):
             topics.setdefault(tp.topic, []).append((tp.partition, offset.offset, -1, offset.metadata, {}))
-        return _FencedOffsetCommit(
+        return FencedOffsetCommit(
             transaction.transactional_id,
             self._group_id,
             transaction.producer_id,
@@ -189,7 +83,7 @@ class _FencedCommitHandler(kafka_sender.TxnOffsetCommitHandler):  # type: ignore
             {},
         )
 
-    def handle_response(self, response: _TxnOffsetCommitResponse) -> float | None:
+    def handle_response(self, response: TxnOffsetCommitResponse) -> float | None:
         """Account for each partition's code; a number is how long to wait before asking again."""
         transaction = self._sender._txn_manager
         codes = {
@@ -254,7 +148,7 @@ async def committed_offsets(
         topics.setdefault(tp.topic, []).append(tp.partition)
     request: Request = OffsetFetchRequest(group, list(topics.items()))
     if stable:
-        request = _StableOffsetFetch(group, [(topic, partitions, {}) for topic, partitions in topics.items()], True, {})
+        request = StableOffsetFetch(group, [(topic, partitions, {}) for topic, partitions in topics.items()], True, {})
     deadline = asyncio.get_running_loop().time() + within_s
     while True:
         await consumer._coordinator.ensure_coordinator_known()
@@ -321,6 +215,46 @@ def compiled_append(builder: BatchBuilder) -> Any:
     return builder._builder.append
 
 
+def queue_batch(producer: AIOKafkaProducer, builder: BatchBuilder, tp: TopicPartition) -> asyncio.Future[Any] | None:
+    """What ``send_batch`` does with a closed batch that it takes at once; None where it would wait, or refuse.
+
+    The future ends with the brokers' answer.
+    """
+    partitions = producer.client.cluster.partitions_for_topic(tp.topic)
+    if partitions is None or tp.partition not in partitions:
+        return None
+    accumulator, transaction = producer._message_accumulator, producer._txn_manager
+    if accumulator._closed or accumulator._exception is not None:
+        return None
+    if transaction.transactional_id is not None and not transaction.is_in_transaction():
+        return None
+    future: asyncio.Future[Any] = accumulator._append_batch(builder, ClientPartition(*tp)).future
+    return future
+
+
+def pack_batches(producer: AIOKafkaProducer) -> None:
+    """Make the producer send its batches in requests that we pack, and read the answers likewise."""
+    sender = producer._sender
+
+    async def send(node: int, batches: dict[ClientPartition, Any]) -> None:
+        await _PackedProduceHandler(sender, batches).do(node)
+        sender._in_flight.remove(node)
+        sender._muted_partitions.difference_update(batches)
+
+    sender._send_produce_req = send
+
+
+class _PackedProduceHandler(kafka_sender.SendProduceReqHandler):  # type: ignore[misc]
+    """aiokafka's handler of one request and its answer, but for the packing."""
+
+    def create_request(self) -> Produce:
+        """The batches by topic."""
+        topics: dict[str, list[tuple[int, bytes]]] = {}
+        for tp, batch in self._batches.items():
+            topics.setdefault(tp.topic, []).append((tp.partition, batch.get_data_buffer()))
+        return Produce(self._sender._txn_manager.transactional_id, self._sender._request_timeout_ms, topics)
+
+
 def close_filled(builder: BatchBuilder, records: int) -> None:
     """Close a batch that ``compiled_append`` has filled with so many records."""
     builder._relative_offset = records
@@ -357,6 +291,9 @@ _PRIVATE_NAMES = (
     (kafka_sender.Sender, "_do_txn_offset_commit"),
     (kafka_sender.Sender, "_find_coordinator"),
     (kafka_sender.Sender, "_coordinator_dead"),
+    (kafka_sender.Sender, "_send_produce_req"),
+    (kafka_sender.SendProduceReqHandler, "create_request"),
+    (MessageAccumulator, "_append_batch"),
     (kafka_sender.TxnOffsetCommitHandler, "create_request"),
     (kafka_sender.TxnOffsetCommitHandler, "handle_response"),
     (Fetcher, "_fetch_requests_routine"),
@@ -369,14 +306,13 @@ _PRIVATE_NAMES = (
 
 
 def check_client() -> None:
-    """Raise EnvironmentFault unless the installed aiokafka has the private parts that fencing builds on."""
+    """Raise EnvironmentFault unless the installed aiokafka has the private parts that we build on."""
     missing = [f"{owner.__name__}.{name}" for owner, name in _PRIVATE_NAMES if not hasattr(owner, name)]
     if missing:
         raise EnvironmentFault(
             Problem(
-                f"the installed aiokafka lacks {', '.join(missing)}, which exactly_once builds on",
+                f"the installed aiokafka lacks {', '.join(missing)}, which the worker builds on",
                 "install the version that headrace pins: aiokafka 0.14",
-                key="delivery.guarantee",
                 code="client_unfit",
             )
         )

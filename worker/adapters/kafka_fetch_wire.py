@@ -11,10 +11,11 @@ import struct
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from io import BytesIO
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 from aiokafka import errors as kafka
 
+from worker.adapters.kafka_frames import INT16, INT32, Correlation, Frame, header, number, text
 from worker.core.records import TopicPartition
 
 _API_KEY = 1
@@ -22,8 +23,6 @@ _READ_COMMITTED = 1
 _LEAST_BYTES = 1
 _CONSUMER, _NO_EPOCH, _NO_SESSION = -1, -1, (0, -1)
 
-_HEADER = struct.Struct(">hhi")
-_INT16, _INT32 = struct.Struct(">h"), struct.Struct(">i")
 _ABORTED = struct.Struct(">qq")
 
 
@@ -69,21 +68,6 @@ class Fetch:
         raise kafka.IncompatibleBrokerVersion(f"the broker offers Fetch versions {lowest} to {highest}, not 4 or 11")
 
 
-class _Frame(NamedTuple):
-    """What aiokafka's connection wants of a header: something to encode."""
-
-    raw: bytes
-
-    def encode(self) -> bytes:
-        return self.raw
-
-
-class _Correlation(NamedTuple):
-    """The header of an answer."""
-
-    correlation_id: int
-
-
 class _FetchV4:
     """Version 4, as aiokafka's connection uses a request; also the parser of its answer."""
 
@@ -104,10 +88,9 @@ class _FetchV4:
         """Who decodes the answer."""
         return self
 
-    def build_request_header(self, correlation_id: int, client_id: str) -> _Frame:
+    def build_request_header(self, correlation_id: int, client_id: str) -> Frame:
         """Key, version, correlation and client."""
-        name = client_id.encode()
-        return _Frame(_HEADER.pack(_API_KEY, self.API_VERSION, correlation_id) + _INT16.pack(len(name)) + name)
+        return header(_API_KEY, self.API_VERSION, correlation_id, client_id)
 
     def encode(self) -> bytes:
         """The request's body."""
@@ -115,10 +98,9 @@ class _FetchV4:
         topics: dict[str, list[bytes]] = defaultdict(list)
         for tp, position in fetch.positions.items():
             topics[tp.topic].append(self._partition(tp.partition, position))
-        parts = [self._head(), _INT32.pack(len(topics))]
+        parts = [self._head(), INT32.pack(len(topics))]
         for topic, partitions in topics.items():
-            name = topic.encode()
-            parts += [_INT16.pack(len(name)), name, _INT32.pack(len(partitions)), *partitions]
+            parts += [text(topic), INT32.pack(len(partitions)), *partitions]
         parts.append(self._TAIL)
         return b"".join(parts)
 
@@ -129,9 +111,9 @@ class _FetchV4:
     def _partition(self, partition: int, position: int) -> bytes:
         return self._PARTITION.pack(partition, position, self._fetch.max_bytes)
 
-    def parse_response_header(self, frame: BytesIO) -> _Correlation:
+    def parse_response_header(self, frame: BytesIO) -> Correlation:
         """The answer's correlation id."""
-        return _Correlation(*_INT32.unpack(frame.read(_INT32.size)))
+        return Correlation.read(frame)
 
     def decode(self, frame: BytesIO) -> Answers:
         """The answer; raises struct.error when it is cut short, which ends the connection."""
@@ -139,12 +121,12 @@ class _FetchV4:
         _, *code = self._ANSWER.unpack_from(raw, at)
         at += self._ANSWER.size
         partitions: dict[TopicPartition, Answer] = {}
-        topics, at = _number(raw, at)
+        topics, at = number(raw, at)
         for _ in range(topics):
-            (length,) = _INT16.unpack_from(raw, at)
-            at += _INT16.size + length
+            (length,) = INT16.unpack_from(raw, at)
+            at += INT16.size + length
             topic = raw[at - length : at].decode()
-            count, at = _number(raw, at)
+            count, at = number(raw, at)
             for _ in range(count):
                 partition, answer, at = self._answered(raw, at)
                 partitions[TopicPartition(topic, partition)] = answer
@@ -159,7 +141,7 @@ class _FetchV4:
             stop = at + aborted * _ABORTED.size
             transactions = list(_ABORTED.iter_unpack(memoryview(raw)[at:stop]))
             at = stop
-        length, at = _number(raw, at + self._AFTER_ABORTED)
+        length, at = number(raw, at + self._AFTER_ABORTED)
         stop = at + max(length, 0)
         if stop > len(raw):
             raise struct.error("the records are cut short")
@@ -172,10 +154,10 @@ class _FetchV11(_FetchV4):
     API_VERSION = 11
     _REQUEST = struct.Struct(">iiiibii")
     _PARTITION = struct.Struct(">iiqqi")
-    _TAIL = _INT32.pack(0) + _INT16.pack(0)
+    _TAIL = INT32.pack(0) + INT16.pack(0)
     _ANSWER = struct.Struct(">ihi")
     _ANSWERED = struct.Struct(">ihqqqi")
-    _AFTER_ABORTED = _INT32.size
+    _AFTER_ABORTED = INT32.size
 
     def _head(self) -> bytes:
         fetch = self._fetch
@@ -185,8 +167,3 @@ class _FetchV11(_FetchV4):
 
     def _partition(self, partition: int, position: int) -> bytes:
         return self._PARTITION.pack(partition, _NO_EPOCH, position, -1, self._fetch.max_bytes)
-
-
-def _number(raw: Any, at: int) -> tuple[int, int]:
-    """The number at ``at``, and where it ends."""
-    return _INT32.unpack_from(raw, at)[0], at + _INT32.size

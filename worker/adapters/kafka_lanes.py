@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka
 from aiokafka.producer.message_accumulator import BatchBuilder
 
-from worker.adapters.kafka_fencing import close_filled, compiled_append
+from worker.adapters.kafka_fencing import close_filled, compiled_append, queue_batch
 from worker.adapters.kafka_options import InvalidRecordError
 from worker.core.records import Parcel, Refusal, TopicPartition
 from worker.errors import BrokerError, Problem
@@ -47,12 +49,21 @@ class _Progress:
 
 @dataclass(slots=True, eq=False)
 class _Lane:
-    """What waits for one output partition, and the task that sends it while there is anything."""
+    """What waits for one output partition; ``busy`` while a batch of it is under way, or fails."""
 
     tp: TopicPartition
     waiting: deque[Parcel] = field(default_factory=deque)
     cursor: int = 0
-    task: asyncio.Task[None] | None = None
+    busy: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _UnderWay:
+    """A batch that was handed to a producer, and the rows in it."""
+
+    lane: _Lane
+    producer: AIOKafkaProducer
+    sent: list[tuple[Parcel, int, int]]
 
 
 class Lanes:
@@ -71,6 +82,11 @@ class Lanes:
         self._recover = recover
         self._lanes: dict[TopicPartition, _Lane] = {}
         self._progress: dict[int, _Progress] = {}
+        self._loop = asyncio.get_running_loop()
+        self._due: list[_Lane] = []
+        self._soon: asyncio.Handle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._rested = asyncio.Event()
         self.max_rows: dict[TopicPartition, int] = {}
 
     def send(self, parcels: Sequence[Parcel]) -> None:
@@ -81,19 +97,22 @@ class Lanes:
                 lane = self._lanes[parcel.tp] = _Lane(parcel.tp)
             self._progress[id(parcel)] = _Progress(len(parcel))
             lane.waiting.append(parcel)
-            if lane.task is None:
-                lane.task = asyncio.create_task(self._run(lane), name=f"lane-{parcel.tp.topic}-{parcel.tp.partition}")
+            if not lane.busy:
+                self._go_on(lane)
 
     async def idle(self) -> None:
-        """Wait until no lane has anything to send."""
-        while tasks := [lane.task for lane in self._lanes.values() if lane.task is not None]:
-            await asyncio.wait(tasks)
+        """Wait until no lane has anything under way."""
+        while any(lane.busy for lane in self._lanes.values()):
+            self._rested.clear()
+            await self._rested.wait()
 
     async def clear(self) -> None:
         """Abandon everything under way; none of it is reported any more."""
-        tasks = [lane.task for lane in self._lanes.values() if lane.task is not None]
         self._lanes.clear()
         self._progress.clear()
+        self._due.clear()
+        self._rested.set()
+        tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -105,11 +124,13 @@ class Lanes:
             headers, timestamp = parcel.headers[at], parcel.timestamps[at]
             builder.append(timestamp=timestamp, key=parcel.keys[at], value=parcel.values[at], headers=headers)
         builder.close()
-        error = await _deliver(producer, builder, tp)
-        if error is None:
-            for parcel, _ in rows:
-                self._acknowledge(parcel, 1)
-        return error
+        try:
+            await _answer(producer, builder, tp)
+        except kafka.KafkaError as error:
+            return error
+        for parcel, _ in rows:
+            self._acknowledge(parcel, 1)
+        return None
 
     def refuse(self, row: Row, refusal: Refusal) -> None:
         """The brokers' verdict on one record is no."""
@@ -117,30 +138,77 @@ class Lanes:
         self._progress[id(parcel)].refused[at] = refusal
         self._acknowledge(parcel, 1)
 
-    async def _run(self, lane: _Lane) -> None:
-        """Send what the lane holds, one batch after the other, until nothing waits."""
-        try:
-            while lane.waiting:
-                await self._send_next(lane)
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:  # noqa: BLE001 # handed to the owner, who decides what it ends
-            self._failed(error)
-        finally:
-            lane.task = None
+    def _go_on(self, lane: _Lane) -> None:
+        """Send the lane's next batch in the next turn of the loop, with what else comes for it in this one."""
+        lane.busy = True
+        self._due.append(lane)
+        if self._soon is None:
+            self._soon = self._loop.call_soon(self._send_due)
 
-    async def _send_next(self, lane: _Lane) -> None:
-        """Fill one batch from the front of the lane and deliver it."""
+    def _send_due(self) -> None:
+        """One batch of each lane that is due; a producer that they share sends them together."""
+        self._soon = None
+        due, self._due = self._due, []
+        try:
+            for lane in due:
+                self._send_next(lane)
+        except Exception as error:  # noqa: BLE001 # handed to the owner, who decides what it ends
+            self._failed(error)
+
+    def _send_next(self, lane: _Lane) -> None:
+        """Fill one batch from the front of the lane and hand it to the producer."""
         producer = self._producer()
         builder = producer.create_batch()
-        sent = _fill(builder, lane, self.max_rows.get(lane.tp))
-        error = await _deliver(producer, builder, lane.tp)
-        if error is None:
-            for parcel, start, stop in sent:
-                self._acknowledge(parcel, stop - start)
+        batch = _UnderWay(lane, producer, _fill(builder, lane, self.max_rows.get(lane.tp)))
+        answer = queue_batch(producer, builder, lane.tp)
+        if answer is None:
+            answer = self._start(_answer(producer, builder, lane.tp))
+        answer.add_done_callback(partial(self._answered, batch))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A task that ``clear`` cancels."""
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _answered(self, batch: _UnderWay, answer: asyncio.Future[Any]) -> None:
+        """The brokers' answer to a batch; that of an abandoned one says nothing."""
+        lane = batch.lane
+        if answer.cancelled():
             return
-        rows = [(parcel, at) for parcel, start, stop in sent for at in range(start, stop)]
-        await self._recover(producer, lane.tp, rows, error)
+        error = answer.exception()
+        if self._lanes.get(lane.tp) is not lane:
+            return
+        try:
+            if error is None:
+                for parcel, start, stop in batch.sent:
+                    self._acknowledge(parcel, stop - start)
+                self._rest(lane)
+            elif isinstance(error, kafka.KafkaError):
+                self._start(self._recovered(batch, error))
+            else:
+                self._failed(error)
+        except Exception as failure:  # noqa: BLE001 # as above
+            self._failed(failure)
+
+    async def _recovered(self, batch: _UnderWay, error: kafka.KafkaError) -> None:
+        """Let the owner deal with a failed batch; the lane stands still until then, for ever if that fails."""
+        rows = [(parcel, at) for parcel, start, stop in batch.sent for at in range(start, stop)]
+        try:
+            await self._recover(batch.producer, batch.lane.tp, rows, error)
+        except Exception as failure:  # noqa: BLE001 # as above
+            self._failed(failure)
+        else:
+            self._rest(batch.lane)
+
+    def _rest(self, lane: _Lane) -> None:
+        """A batch has ended well: the next one, if any parcel waits."""
+        if lane.waiting:
+            self._go_on(lane)
+        else:
+            lane.busy = False
+            self._rested.set()
 
     def _acknowledge(self, parcel: Parcel, records: int) -> None:
         """So many more records of the parcel have reached the brokers' verdict."""
@@ -180,13 +248,9 @@ def _fill(builder: BatchBuilder, lane: _Lane, max_rows: int | None) -> list[tupl
     return sent
 
 
-async def _deliver(producer: AIOKafkaProducer, builder: BatchBuilder, tp: TopicPartition) -> kafka.KafkaError | None:
-    """Hand a batch to the producer and wait for the brokers; the error if they did not take it."""
-    try:
-        await (await producer.send_batch(builder, tp.topic, partition=tp.partition))
-    except kafka.KafkaError as error:
-        return error
-    return None
+async def _answer(producer: AIOKafkaProducer, builder: BatchBuilder, tp: TopicPartition) -> None:
+    """Hand a batch to the producer, which may wait for metadata or refuse, and wait for the brokers."""
+    await (await producer.send_batch(builder, tp.topic, partition=tp.partition))
 
 
 def refusal_of(row: Row, error: kafka.KafkaError) -> Refusal:

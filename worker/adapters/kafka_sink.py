@@ -15,6 +15,7 @@ import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka
 
+from worker.adapters.kafka_fencing import check_client, pack_batches
 from worker.adapters.kafka_lanes import DENIED, REFUSED_DATA, Delivered, Failed, Lanes, Row, refusal_of
 from worker.adapters.kafka_options import broker_error, connection_options
 from worker.core.records import Parcel, TopicPartition
@@ -35,6 +36,7 @@ RETRY_BACKOFF_S = 0.2
 
 async def new_producer(section: KafkaSection, max_batch_bytes: int, **options: Any) -> AIOKafkaProducer:
     """An idempotent producer that is connected; ``options`` are aiokafka's."""
+    check_client()
     compression = section.compression
     producer = AIOKafkaProducer(
         **connection_options(section),
@@ -46,6 +48,7 @@ async def new_producer(section: KafkaSection, max_batch_bytes: int, **options: A
         metadata_max_age_ms=30_000,
         **options,
     )
+    pack_batches(producer)
     try:
         await producer.start()
     except BaseException as error:

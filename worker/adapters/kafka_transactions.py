@@ -20,7 +20,7 @@ from aiokafka import TopicPartition as ClientPartition
 from aiokafka import errors as kafka
 from aiokafka.structs import OffsetAndMetadata
 
-from worker.adapters.kafka_fencing import MemberFencedError, Stamp, check_client, fence, require_fencing
+from worker.adapters.kafka_fencing import MemberFencedError, Stamp, fence, require_fencing
 from worker.adapters.kafka_lanes import DENIED, REFUSED_DATA, Delivered, Failed, Lanes, Row, refusal_of
 from worker.adapters.kafka_options import broker_error
 from worker.adapters.kafka_sink import MAX_BATCH_BYTES, RETRY_BACKOFF_S, new_producer
@@ -105,7 +105,6 @@ class TransactionalSink:
 
     async def start(self, max_batch_bytes: int = MAX_BATCH_BYTES) -> None:
         """Connect and claim the transactional id; raises BrokerError where the broker cannot fence."""
-        check_client()
         self._max_batch_bytes = max_batch_bytes
         producer = await self._new_producer()
         try:
