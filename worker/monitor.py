@@ -228,6 +228,7 @@ class Monitor:
     def _publish(self, pipeline: Pipeline, driver: Driver, recorder: Recorder) -> None:
         """Gauges and the status snapshot."""
         metrics = self._metrics
+        recorder.observe_latencies()
         in_flight = pipeline.in_flight()
         if not in_flight:
             recorder.last_progress_s = time.time()

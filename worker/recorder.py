@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -23,6 +24,9 @@ PARTITION_GAUGES = (
 )
 """What is said about a partition only while it is assigned."""
 
+OBSERVED_TOGETHER = 2048
+"""So many latencies are taken in by one call; numpy costs much for a handful."""
+
 
 class ModelFacts(Protocol):
     """What the metrics say about the model."""
@@ -41,6 +45,9 @@ class Recorder:
         self._metrics = metrics
         self._model = model
         self._labels: dict[str, Any] = {"model": name, "version": version}
+        self._delivered_at: list[float] = []
+        self._created_ms: list[Sequence[int | None]] = []
+        self._unobserved = 0
         self.rebalances = 0
         self.last_progress_s = time.time()
 
@@ -109,8 +116,22 @@ class Recorder:
         metrics.count(M.RECORDS_PRODUCED, len(parcel) - refused, topic=parcel.tp.topic, outcome="delivered")
         if refused:
             metrics.count(M.RECORDS_PRODUCED, refused, topic=parcel.tp.topic, outcome="refused")
-        ages_s = now_s - np.asarray(parcel.timestamps, dtype=np.float64) / 1000.0
-        metrics.observe_many(M.END_TO_END_LATENCY, np.maximum(ages_s, 0.0))
+        self._delivered_at.append(now_s)
+        self._created_ms.append(parcel.timestamps)
+        self._unobserved += len(parcel)
+        if self._unobserved >= OBSERVED_TOGETHER:
+            self.observe_latencies()
+
+    def observe_latencies(self) -> None:
+        """Take in the latencies of what was delivered since the last call."""
+        if not self._unobserved:
+            return
+        now_s = np.repeat(self._delivered_at, [len(times) for times in self._created_ms])
+        created_s = np.array(list(chain.from_iterable(self._created_ms)), dtype=np.float64) / 1000.0
+        self._metrics.observe_many(M.END_TO_END_LATENCY, np.maximum(now_s - created_s, 0.0))
+        self._delivered_at.clear()
+        self._created_ms.clear()
+        self._unobserved = 0
 
     def transaction(self, outcome: Literal["committed", "aborted", "fenced"], took_s: float) -> None:
         """A transaction ended."""

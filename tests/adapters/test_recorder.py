@@ -9,7 +9,7 @@ from worker import recorder as recorder_module
 from worker.core.actions import Outcome
 from worker.core.batching import Batch, FlushReason
 from worker.core.records import Block, Decoded, Parcel, Refusal, Slice, TopicPartition
-from worker.recorder import PARTITION_GAUGES, Recorder
+from worker.recorder import OBSERVED_TOGETHER, PARTITION_GAUGES, Recorder
 from worker.telemetry import M, Metrics
 from worker.testing import FakeModel, ManualClock, make_span
 
@@ -85,8 +85,19 @@ def test_a_delivered_parcel_counts_its_records_and_their_age(metrics: Metrics, r
     recorder.delivered(_parcel([1, 2, 3]), 1, 0.5)
     assert metrics.value(M.RECORDS_PRODUCED, topic="out", outcome="delivered") == 2
     assert metrics.value(M.RECORDS_PRODUCED, topic="out", outcome="refused") == 1
-    assert metrics.snapshot(M.END_TO_END_LATENCY).mean == pytest.approx(1.0)
+    recorder.observe_latencies()
+    recorder.observe_latencies()
+    latency = metrics.snapshot(M.END_TO_END_LATENCY)
+    assert (latency.count, latency.mean) == (3, pytest.approx(1.0))
     assert metrics.snapshot(M.STAGE_DURATION, stage="produce").total == 0.5
+
+
+def test_many_latencies_are_taken_in_without_being_asked_for(metrics: Metrics, recorder: Recorder) -> None:
+    """They are not gathered without bound."""
+    recorder.delivered(_parcel(list(range(OBSERVED_TOGETHER - 1))), 0, 0.0)
+    assert metrics.snapshot(M.END_TO_END_LATENCY).count == 0
+    recorder.delivered(_parcel([0]), 0, 0.0)
+    assert metrics.snapshot(M.END_TO_END_LATENCY).count == OBSERVED_TOGETHER
 
 
 def test_a_delivered_dead_letter_counts_by_reason_and_source(
@@ -97,6 +108,7 @@ def test_a_delivered_dead_letter_counts_by_reason_and_source(
     recorder.delivered(_parcel([1], Refusal("decode", "invalid_json", "")), 0, 0.0)
     assert metrics.value(M.RECORDS_DEAD_LETTERED, topic="in", reason="invalid_json") == 1
     assert metrics.value(M.RECORDS_PRODUCED) == 0
+    recorder.observe_latencies()
     assert metrics.snapshot(M.END_TO_END_LATENCY).count == 0
     assert recorder.last_progress_s == 1005.0
 
