@@ -230,12 +230,13 @@ def _fill(builder: BatchBuilder, lane: _Lane, max_rows: int | None) -> list[tupl
         keys, values, headers, timestamps = parcel.keys, parcel.values, parcel.headers, parcel.timestamps
         start = stop = lane.cursor
         end = len(values) if max_rows is None else min(len(values), start + max_rows - count)
-        for at in range(start, end):
-            if append(count, timestamps[at], keys[at], values[at], headers[at]) is None:
+        rows = zip(timestamps[start:end], keys[start:end], values[start:end], headers[start:end], strict=True)
+        for index, (timestamp, key, value, added) in enumerate(rows, count):
+            if append(index, timestamp, key, value, added) is None:
                 full = True
                 break
-            count += 1
-            stop = at + 1
+            stop += 1
+        count += stop - start
         if stop > start:
             sent.append((parcel, start, stop))
         full = full or count == max_rows

@@ -69,15 +69,35 @@ class Decoder:
         if self._root.loose:
             balked += [position for position, row in zip(positions, rows, strict=True) if loose_fault(self._root, row)]
         if not balked:
-            return Decoded(tuple(tensors), list(rows), {})
+            return Decoded(tuple(tensors), rows, {})
         return self._with_verdicts(values, rows, positions, tensors, sorted(set(balked)))
 
     def explain(self, value: bytes | None) -> Accepted | Refusal:
         """The verdict on one record, read alone and field by field; ``decode`` always agrees with it."""
         return explain(value, self._root, self._packers)
 
-    def _decode_quickly(self, values: Sequence[bytes | None]) -> tuple[list[object], list[int], list[int]]:
+    def _decode_quickly(self, values: Sequence[bytes | None]) -> tuple[list[object], Sequence[int], list[int]]:
         """Decoded rows, the position of each, and the positions of values that need a closer look."""
+        if not _are_plain(values):
+            return self._decode_warily(values)
+        rows: list[object] = []
+        balked: list[int] = []
+        decoded = map(self._quick.decode, values)
+        while True:
+            try:
+                # What was decoded before an error stays in the list; the next round goes on behind it.
+                rows.extend(decoded)
+                break
+            except (msgspec.DecodeError, RecursionError):
+                balked.append(len(rows) + len(balked))
+        positions: Sequence[int] = range(len(values))
+        if balked:
+            left_out = set(balked)
+            positions = [position for position in positions if position not in left_out]
+        return rows, positions, balked
+
+    def _decode_warily(self, values: Sequence[bytes | None]) -> tuple[list[object], list[int], list[int]]:
+        """The same for values among which some are null, not ASCII, or long."""
         decode = self._quick.decode
         rows: list[object] = []
         positions: list[int] = []
@@ -99,7 +119,7 @@ class Decoder:
         self,
         values: Sequence[bytes | None],
         rows: list[object],
-        positions: list[int],
+        positions: Sequence[int],
         quick: list[np.ndarray],
         balked: list[int],
     ) -> Decoded:
@@ -123,6 +143,15 @@ class Decoder:
                 for tensor, packer in zip(tensors, self._packers, strict=True):
                     tensor[position] = packer.zeros(1)[0]
         return Decoded(tensors, every, refusals)
+
+
+def _are_plain(values: Sequence[bytes | None]) -> bool:
+    """Whether all are ASCII, which is UTF-8 as well, and too short to be too deep."""
+    try:
+        return all(map(bytes.isascii, values)) and max(map(len, values), default=0) <= _CLOSES_MAX_DEPTH  # type: ignore[arg-type]
+    except TypeError:
+        # One is null.
+        return False
 
 
 def _id_problem(path: Path) -> Problem | None:

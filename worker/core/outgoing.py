@@ -99,12 +99,12 @@ class Dispatcher:
         span = rows.span
         prefix = f"{span.tp.topic}/{span.tp.partition}/".encode()
         model, passed = self._model, self._passed
-        built: list[list[Header]] = []
-        for at in range(rows.start, rows.stop):
-            headers: list[Header] = [("headrace-source", b"%b%d" % (prefix, span.offsets[at])), model]
-            if span.headers[at]:
-                headers += [header for header in span.headers[at] if header[0] in passed]
-            built.append(headers)
+        offsets = span.offsets[rows.start : rows.stop]
+        built: list[list[Header]] = [[("headrace-source", b"%b%d" % (prefix, offset)), model] for offset in offsets]
+        originals = span.headers[rows.start : rows.stop]
+        if any(originals):
+            for headers, given in zip(built, originals, strict=True):
+                headers += [header for header in given if header[0] in passed]
         return built
 
     def dead_letter(self, rows: Slice, refusal: Refusal, attempts: int = 1) -> Parcel:

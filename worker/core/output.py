@@ -42,7 +42,7 @@ class OutputEncoder:
             rename=dict(zip(attributes, names, strict=True)),
             gc=False,
         )
-        self._encode = msgspec.json.Encoder().encode
+        self._encode_lines = msgspec.json.Encoder().encode_lines
         getter = attrgetter(*(".".join(path.attributes) for path in self._paths))
         self._fields = getter if len(self._paths) > 1 else lambda row: (getter(row),)
 
@@ -52,10 +52,10 @@ class OutputEncoder:
         if self._decision is not None:
             # The threshold takes the scores' type, so that the flag agrees with the score as it is written.
             columns.append((outputs[self._decision.output] >= self._decision.threshold).tolist())
-        scored, encode = self._scored, self._encode
-        return [
-            encode(scored(*fields, *values)) for fields, *values in zip(self._event_fields(rows), *columns, strict=True)
-        ]
+        scored = self._scored
+        lines = [scored(*fields, *values) for fields, *values in zip(self._event_fields(rows), *columns, strict=True)]
+        # JSON as it is encoded here holds no line break; the last line ends with one.
+        return self._encode_lines(lines).split(b"\n")[:-1]
 
     def _event_fields(self, rows: Sequence[object]) -> list[tuple[object, ...]]:
         fields = self._fields

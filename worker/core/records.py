@@ -46,7 +46,11 @@ class Span:
     ends: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.ends = list(accumulate(len(value) if value else 0 for value in self.values))
+        try:
+            self.ends = list(accumulate(map(len, self.values)))  # type: ignore[arg-type]
+        except TypeError:
+            # Some value is null.
+            self.ends = list(accumulate(len(value) if value else 0 for value in self.values))
 
     def __len__(self) -> int:
         return len(self.offsets)
