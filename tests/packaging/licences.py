@@ -14,6 +14,9 @@ from pathlib import Path
 LOCKS = Path(__file__).resolve().parents[2] / "requirements"
 USES = {"cpu.txt": "worker", "demo.txt": "demo"}
 # The same module from the same source; a machine with a GPU has only the second one.
+READ_BY_HAND = {"pysimdjson": "MIT"}
+"""Licences of packages that carry the text alone."""
+
 TWINS = {"onnxruntime": "onnxruntime-gpu"}
 PINNED = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^ ;\\]+)(?P<marker> ;[^\\]*)?")
 FROM_CLASSIFIER = "License :: OSI Approved :: "
@@ -78,6 +81,8 @@ def licence(name: str) -> str:
         return text
     if classifiers:
         return ", ".join(sorted(classifiers))
+    if name in READ_BY_HAND:
+        return READ_BY_HAND[name]
     raise ValueError(f"{name} states no licence: look into it by hand")
 
 

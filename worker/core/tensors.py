@@ -21,7 +21,7 @@ from msgspec import UNSET
 from worker.core.features import TensorSpec
 from worker.core.plan import NAN, Path
 from worker.core.specs import ArraySpec, NumberSpec, Spec
-from worker.core.texts import Unusable, bytes_from_base64, numbers_from_csv, seconds_from_time
+from worker.core.texts import FloatPacker, Unusable, bytes_from_base64, numbers_from_csv, seconds_from_time
 
 Values = list[Any]
 
@@ -68,6 +68,7 @@ class TensorPacker:
         # What stands for an absent or null scalar; None makes packing balk.
         self._fills = [_fill(column, is_float=self._is_float) for column in columns] if scalars else None
         self._low, self._high = self._bounds()
+        self._text_to_bytes = self._text_reader()
         self._flat = self._flat_getter()
 
     def _buffer_type(self, code: str) -> np.dtype[Any]:
@@ -110,7 +111,7 @@ class TensorPacker:
     def _chunks(self, rows: Sequence[object]) -> tuple[list[bytes], list[int]]:
         pack, flat = self._pack, self._flat
         try:
-            if self.spec.encoding == "base64":
+            if self._text_to_bytes is not None:
                 return [self._raw(flat(row)) for row in rows], []
             return [pack(*flat(row)) for row in rows], []
         except _BALKS:
@@ -129,7 +130,7 @@ class TensorPacker:
         return chunks, balked
 
     def _chunk(self, row: object) -> bytes:
-        if self.spec.encoding == "base64":
+        if self._text_to_bytes is not None:
             return self._raw(self._flat(row))
         if self._fills is None:
             return self._pack(*self._flat(row))
@@ -141,10 +142,20 @@ class TensorPacker:
         pairs = zip(values, self._fills, strict=True)
         return self._pack(*[fill if value is None or value is UNSET else value for value, fill in pairs])
 
+    def _text_reader(self) -> Callable[[str], bytes] | None:
+        """What turns a row's text into its packed buffer; None where there is no such text."""
+        if self.spec.encoding == "base64":
+            return bytes_from_base64
+        return FloatPacker().packed if self.spec.encoding == "csv" and self._is_float else None
+
     def _raw(self, text: Any) -> bytes:
-        raw = bytes_from_base64(text)
-        if len(raw) != self.spec.width * 4:
-            raise Unusable("wrong_length", f"holds {len(raw)} bytes, {self.spec.width * 4} are needed")
+        """The packed buffer of one row's text. Raises ``Unusable``."""
+        if self._text_to_bytes is None:
+            raise TypeError(f"{self.spec.encoding} is no packed text")
+        raw = self._text_to_bytes(text)
+        needed = self.spec.width * self._buffer.itemsize
+        if len(raw) != needed:
+            raise Unusable("wrong_length", f"holds {len(raw)} bytes, {needed} are needed")
         return raw
 
     def _bulk_text(self, rows: Sequence[object]) -> tuple[np.ndarray, list[int]]:
@@ -220,11 +231,10 @@ class TensorPacker:
         """A function from a row to the flat values of all slots; it may raise any of ``_BALKS``."""
         column = self.columns[0]
         getter: Callable[[Any], Any] = attrgetter(*(".".join(column.path.attributes) for column in self.columns))
-        if self.spec.encoding == "base64":
+        if self._text_to_bytes is not None:
             return getter
         if self.spec.encoding == "csv":
-            integer = not self._is_float
-            return lambda row: numbers_from_csv(getter(row), integer=integer)
+            return lambda row: numbers_from_csv(getter(row), integer=True)
         if self.spec.encoding == "epoch_s":
             if self._is_float:
                 return lambda row: (seconds_from_time(getter(row)),)

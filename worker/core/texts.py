@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Final
 
 import msgspec
+import simdjson
 
 # Where msgspec and Python's own int() stop, against quadratic conversion times.
 _MAX_DIGITS: Final = 4300
@@ -70,6 +71,27 @@ def numbers_from_csv(text: str, *, integer: bool) -> list[float]:
         return _FLOATS.decode(f"[{body}]")
     except (msgspec.DecodeError, UnicodeEncodeError):
         return [_number_in_csv(part, place, integer=integer) for place, part in enumerate(body.split(","))]
+
+
+class FloatPacker:
+    """Reads comma-separated numbers without making an object of each. Not for several threads at once."""
+
+    def __init__(self) -> None:
+        self._parser = simdjson.Parser()
+
+    def packed(self, text: str) -> bytes:
+        """The numbers as 64-bit floats in the machine's byte order, the same that ``numbers_from_csv`` gives.
+
+        Raises ``Unusable`` for any text that it cannot read, of which ``numbers_from_csv`` knows what to say.
+        """
+        body = text.rstrip(_BLANKS).removesuffix(",")
+        if "[" not in body:
+            try:
+                # The parser flattens what is nested; it is free for the next text when its array is gone.
+                return bytes(self._parser.parse(f"[{body}]").as_buffer(of_type="d"))
+            except (ValueError, TypeError, RuntimeError):
+                pass
+        raise Unusable("wrong_type", "holds something other than plain numbers")
 
 
 def _number_in_csv(part: str, place: int, *, integer: bool) -> float:

@@ -39,7 +39,7 @@ def packed(
     decoder = Decoder(schema, (FIRST, tensor) if first else (tensor,), "id", include, full=False)
     values = [json.dumps({"id": "a", **event}).encode() for event in events]
     rows, positions, balked = decoder._decode_quickly(values)
-    assert (positions, balked) == (list(range(len(events))), [])
+    assert (list(positions), balked) == (list(range(len(events))), [])
     return decoder._packers[-1], rows
 
 

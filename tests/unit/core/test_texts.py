@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import struct
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from worker.core.texts import Unusable, bytes_from_base64, number_from, numbers_from_csv, seconds_from_time
+from worker.core.texts import FloatPacker, Unusable, bytes_from_base64, number_from, numbers_from_csv, seconds_from_time
 
 TOO_LARGE = "is too large for a 64-bit float"
 NO_TIME = "is not an RFC 3339 time with offset"
@@ -100,6 +104,36 @@ def test_csv_keeps_values_and_types(text: str, integer: bool, values: list[Any])
 def test_csv_that_is_none(text: str, integer: bool, reason: str, words: str) -> None:
     """The first entry at fault is named by its position."""
     assert refusal(lambda: numbers_from_csv(text, integer=integer)) == (reason, words)
+
+
+NUMBERS = st.one_of(
+    st.floats(allow_nan=False, allow_infinity=False).map(repr),
+    st.integers(-(2**70), 2**70).map(str),
+    st.text(alphabet='0123456789.eE+-[]{}" ,tnNI', max_size=6),
+)
+
+
+@given(st.lists(NUMBERS, max_size=6).map(",".join))
+def test_packed_numbers_are_those_read_one_by_one(text: str) -> None:
+    """Packing may refuse a text, but never reads other numbers out of it, whatever it read before."""
+    packer = FloatPacker()
+    for known in ("1,x", "1,[2]", "1,2.5"):
+        with contextlib.suppress(Unusable):
+            packer.packed(known)
+    try:
+        packed = packer.packed(text)
+    except Unusable:
+        return
+    assert list(struct.unpack(f"={len(packed) // 8}d", packed)) == numbers_from_csv(text, integer=False)
+
+
+def test_plain_numbers_are_packed() -> None:
+    """They do not take the long way, not even after a text that had to."""
+    packer = FloatPacker()
+    for text in ("1,[2]", "1,true", "1" * 30, "\ud800"):
+        with pytest.raises(Unusable):
+            packer.packed(text)
+    assert packer.packed(" 1, -2.5e0 ,") == struct.pack("=2d", 1, -2.5)
 
 
 @pytest.mark.parametrize(
