@@ -46,6 +46,7 @@ class _Client:
     requests: list[_Request] = field(default_factory=list)
     metadata_updates: int = 0
     sent: asyncio.Event = field(default_factory=asyncio.Event)
+    _conns: dict[Any, Any] = field(default_factory=dict)
 
     @property
     def cluster(self) -> _Client:

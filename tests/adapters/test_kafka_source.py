@@ -186,3 +186,13 @@ async def test_what_passes_costs_one_poll(parts: Parts, monkeypatch: pytest.Monk
         patch.setattr(kafka_source, "note_poll", lambda _consumer: (_ for _ in ()).throw(error))
         assert await source.poll(1, 0) == []
     assert _offsets(await source.poll(1, 0)) == [(1, 5)]
+
+
+async def test_a_rebalance_that_ends_after_the_stop_is_nobodys(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The source leaves the group: what it is still told of assignments has no effect, and is no error."""
+    source, _, owner = parts
+    monkeypatch.setattr(source, "_consumer", None)
+    await source.on_partitions_revoked([ClientPartition(*TP)])
+    await source.on_partitions_assigned([ClientPartition(*TP)])
+    assert owner.epochs == 1
+    assert source.failure is None

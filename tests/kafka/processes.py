@@ -18,18 +18,25 @@ BELOW_EPHEMERAL = range(15_000, 32_000)
 """Linux gives outgoing connections ports from 32768 on: one of those may be gone before a server has bound it."""
 
 
+_GIVEN: set[int] = set()
+"""Ports that this process gave out: whoever got one may not have bound it yet."""
+
+
 def free_ports(count: int) -> list[int]:
-    """Loopback ports that nobody uses now, all different, and that no outgoing connection will be given."""
+    """Loopback ports that nobody uses now, never given before, and that no outgoing connection will be given."""
     found: list[int] = []
     with ExitStack() as stack:
         while len(found) < count:
             port = BELOW_EPHEMERAL[0] + secrets.randbelow(len(BELOW_EPHEMERAL))
+            if port in _GIVEN:
+                continue
             one = stack.enter_context(socket.socket())
             try:
                 one.bind(("127.0.0.1", port))
             except OSError:
                 continue
             found.append(port)
+            _GIVEN.add(port)
     return found
 
 

@@ -16,7 +16,8 @@ import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka import TopicPartition as ClientPartition
 from aiokafka import errors as kafka
-from aiokafka.client import AIOKafkaClient
+from aiokafka.client import AIOKafkaClient, ConnectionGroup
+from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import SubscriptionState
@@ -28,6 +29,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 from worker.adapters.kafka_fencing_wire import FencedOffsetCommit, StableOffsetFetch, TxnOffsetCommitResponse
 from worker.adapters.kafka_produce_wire import Produce
+from worker.adapters.kafka_receiver import Receiver
 from worker.core.records import TopicPartition
 from worker.errors import BrokerError, EnvironmentFault, Problem
 
@@ -195,6 +197,28 @@ def client_of(consumer: AIOKafkaConsumer) -> AIOKafkaClient:
     return consumer._client
 
 
+def receive_directly(client: AIOKafkaClient, node: int) -> None:
+    """Have what the node sends received without a stream, from a moment on at which nothing is awaited from it."""
+    connection = client._conns.get((node, ConnectionGroup.DEFAULT))
+    if connection is None or connection._requests or connection._reader is None or connection._reader._buffer:
+        return
+    transport = connection._writer.transport
+    before = transport.get_protocol()
+    if isinstance(before, Receiver):
+        return
+
+    def take(message: bytes | bytearray) -> None:
+        if connection._writer is None:
+            return  # it was closed over an earlier message
+        try:
+            connection._handle_frame(message)
+        except Exception as error:  # as aiokafka's own reader does
+            log.exception("answer_unreadable", node=node)
+            connection.close(reason=CloseReason.CONNECTION_BROKEN, exc=error)
+
+    transport.set_protocol(Receiver(before, take))
+
+
 def silence_fetcher(consumer: AIOKafkaConsumer) -> None:
     """aiokafka's own fetcher fetches nothing any more; what else it answers, such as end offsets, it still does."""
     consumer._fetcher._fetch_task.cancel()
@@ -237,6 +261,7 @@ def pack_batches(producer: AIOKafkaProducer) -> None:
     sender = producer._sender
 
     async def send(node: int, batches: dict[ClientPartition, Any]) -> None:
+        receive_directly(sender.client, node)
         await _PackedProduceHandler(sender, batches).do(node)
         sender._in_flight.remove(node)
         sender._muted_partitions.difference_update(batches)
@@ -294,6 +319,7 @@ _PRIVATE_NAMES = (
     (kafka_sender.Sender, "_send_produce_req"),
     (kafka_sender.SendProduceReqHandler, "create_request"),
     (MessageAccumulator, "_append_batch"),
+    (AIOKafkaConnection, "_handle_frame"),
     (kafka_sender.TxnOffsetCommitHandler, "create_request"),
     (kafka_sender.TxnOffsetCommitHandler, "handle_response"),
     (Fetcher, "_fetch_requests_routine"),

@@ -18,6 +18,7 @@ from aiokafka import errors as kafka
 from aiokafka.client import AIOKafkaClient
 
 from worker.adapters.kafka_batches import CorruptBatchError, FetchedRecords, Piece
+from worker.adapters.kafka_fencing import receive_directly
 from worker.adapters.kafka_fetch_wire import Answer, Answers, Fetch
 from worker.core.records import TopicPartition
 
@@ -222,6 +223,7 @@ class FetchLoop:
         """One request and its answer, and the pause that lets records gather."""
         asked = {reading.tp: reading.fetch_from for reading in readings}
         request = Fetch(asked, self._max_wait_ms, self._max_bytes, committed_only=self._committed_only)
+        receive_directly(self._client, node)
         try:
             found: Answers = await self._client.send(node, request)
             if found.error_code:

@@ -162,6 +162,8 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
 
     async def on_partitions_revoked(self, revoked: Iterable[ClientPartition]) -> None:
         """aiokafka's callback: nothing is polled until the next assignment; the owner drains."""
+        if self._consumer is None:
+            return  # a rebalance that was under way when the source stopped
         tps = [TopicPartition(*tp) for tp in revoked]
         # Called before every assignment, the first included: aiokafka's fetcher waits until then.
         silence_fetcher(self._client)
@@ -178,6 +180,8 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
 
     async def on_partitions_assigned(self, assigned: Iterable[ClientPartition]) -> None:
         """aiokafka's callback: epochs begin now; start positions are found before the first poll."""
+        if self._consumer is None:
+            return  # as above: the group takes the partitions back at once
         self.stamp = stamp_of(self._client)
         try:
             self._epochs = dict(self._owner.assigned([TopicPartition(*tp) for tp in assigned]))
