@@ -44,7 +44,7 @@ class FieldEntry:
     @property
     def nullable(self) -> bool:
         """Whether null is a value, meaning off."""
-        return "anyOf" in self.schema
+        return any(option.get("type") == "null" for option in self.schema.get("anyOf", ()))
 
     @property
     def secret(self) -> bool:
@@ -59,7 +59,8 @@ class FieldEntry:
     @property
     def expected(self) -> str:
         """What the value must be, in words."""
-        return describe_type(self.value_schema) + (" or null" if self.nullable else "")
+        words = [option["const"] for option in self.schema.get("anyOf", ()) if "const" in option]
+        return " or ".join([*words, describe_type(self.value_schema), *(["null"] if self.nullable else [])])
 
     @property
     def example(self) -> Any:

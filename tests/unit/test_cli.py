@@ -100,6 +100,12 @@ def test_check_passes_a_sound_configuration(config: Path, capsys: pytest.Capture
     assert check_json(config, capsys) == (0, {"ok": True, "problems": [], "not_checked": []})
 
 
+def test_check_opens_the_model_everywhere_under_auto(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whichever provider would win, the model has been tried there."""
+    config.write_text(CONFIG.replace("[cpu]", "auto"), encoding="utf-8")
+    assert check_json(config, capsys) == (0, {"ok": True, "problems": [], "not_checked": []})
+
+
 def test_check_prints_one_block_per_problem(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A block has file and line, key, what is wrong and what to write; the verdict counts the problems."""
     config.write_text(CONFIG.replace("output_topic", "output_topik"), encoding="utf-8")

@@ -47,7 +47,7 @@ CASES = {
     ),
     "nothing like it": Case(
         "  path: bundle", "  path: bundle\n  zzz: 1", 10, "model.zzz", "unknown_key",
-        "remove it; model takes path, providers, require_provider, intra_op_threads",
+        "remove it; model takes path, providers, require_provider, intra_op_threads, gpu_calls",
     ),
     "missing key": Case(
         "  id_field: id\n", "", 5, "event.id_field", "missing_key", "add id_field: transaction_id below event:"
