@@ -184,7 +184,7 @@ def make_runtime(device: Device) -> ModuleType:
         assert where in {(), ("cuda", 0)}
         return Value(np.zeros(shape, dtype), pinned=memory_info is not None)
 
-    def open_one(path: str, options: Any, providers: Sequence[Any], **_more: object) -> Any:
+    def open_one(path: str, options: Any = None, *, providers: Sequence[Any], **_more: object) -> Any:
         name, given = providers[0] if isinstance(providers[0], tuple) else (providers[0], {})
         if name == "CPUExecutionProvider":
             return _REAL.InferenceSession(path, options, providers=[name])

@@ -340,13 +340,28 @@ def test_a_replay_that_gives_other_scores_is_found(tmp_path: Path, device: Devic
 def test_a_model_that_cannot_be_checked_is_not_replayed(tmp_path: Path) -> None:
     """Where all rows score the same, a replay that ignores its rows would look right."""
     nodes = [helper.make_node("Mul", ["x", "zero"], ["y"])]
-    graph = model_bytes(
-        nodes, [value("x", "float32", [None, 3])], [value("y", "float32", [None, 3])], {"zero": np.zeros(1, np.float32)}
-    )
-    model = _load(tmp_path, graph, graphs=True)
+    zero = {"zero": np.zeros(1, np.int64)}
+    graph = model_bytes(nodes, [value("x", "int64", [None])], [value("y", "int64", [None])], zero)
+    model = _load(tmp_path, graph, graphs=True, inputs=INDEX)
     model.warm_up()
     assert model.no_graphs is not None
     assert "cannot be checked" in model.no_graphs
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_a_saturated_score_is_told_apart_by_nan(tmp_path: Path, device: Device, stale: bool) -> None:
+    """Made-up rows are far from real events, so that a network may score them all 0; NaN still shows."""
+    device.stale = stale
+    nodes = [
+        helper.make_node("ReduceSum", ["x", "axes"], ["sum"], keepdims=1),
+        helper.make_node("Sub", ["sum", "far"], ["z"]),
+        helper.make_node("Sigmoid", ["z"], ["y"]),
+    ]
+    constants: dict[str, np.ndarray] = {"axes": np.array([1], np.int64), "far": np.array([1e6], np.float32)}
+    graph = model_bytes(nodes, [value("x", "float32", [None, 3])], [value("y", "float32", [None, 1])], constants)
+    model = _load(tmp_path, graph, graphs=True)
+    model.warm_up()
+    assert model.way == (BOUND if stale else GRAPH)
 
 
 @pytest.mark.usefixtures("device")

@@ -56,7 +56,8 @@ def test_python_may_run_out_itself() -> None:
 
 def test_half_of_what_failed_is_the_new_ceiling() -> None:
     """The buckets below stay, and the half becomes the largest size."""
-    ladder, heard = _ladder(ManualClock()), []
+    heard: list[int] = []
+    ladder = _ladder(ManualClock())
     ladder.changed = heard.append
     ladder.failed(512, NO_MEMORY)
     assert (ladder.ceiling, ladder.sizes) == (256, (1, 8, 32, 128, 256))
@@ -86,7 +87,8 @@ def test_the_ceiling_holds_until_the_cool_down_is_over() -> None:
 def test_a_step_up_that_fails_waits_for_the_next_cool_down() -> None:
     """The ceiling is what it was, and nobody is told anew."""
     clock = ManualClock()
-    ladder, heard = _ladder(clock), []
+    heard: list[int] = []
+    ladder = _ladder(clock)
     ladder.failed(512, NO_MEMORY)
     ladder.changed = heard.append
     clock.advance(COOL_DOWN_S)
