@@ -47,6 +47,11 @@ class FieldEntry:
         return any(option.get("type") == "null" for option in self.schema.get("anyOf", ()))
 
     @property
+    def words(self) -> list[str]:
+        """Words that are a value of their own beside values of another type."""
+        return [option["const"] for option in self.schema.get("anyOf", ()) if "const" in option]
+
+    @property
     def secret(self) -> bool:
         """Whether the value must never be shown."""
         return self.value_schema.get("format") == "password"
@@ -59,8 +64,7 @@ class FieldEntry:
     @property
     def expected(self) -> str:
         """What the value must be, in words."""
-        words = [option["const"] for option in self.schema.get("anyOf", ()) if "const" in option]
-        return " or ".join([*words, describe_type(self.value_schema), *(["null"] if self.nullable else [])])
+        return " or ".join([*self.words, describe_type(self.value_schema), *(["null"] if self.nullable else [])])
 
     @property
     def example(self) -> Any:

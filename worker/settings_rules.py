@@ -161,6 +161,16 @@ def _provider(settings: Settings) -> Finding | None:
     )
 
 
+def _gpu_calls(settings: Settings) -> Finding | None:
+    calls, providers = settings.model.gpu_calls, settings.model.providers
+    if calls == "bound_buffers" or providers == AUTO or "cuda" in providers:
+        return None
+    return Finding(
+        f"model.gpu_calls {calls} would be ignored under model.providers {list(providers)}: no GPU is asked for",
+        "add cuda to model.providers, or take model.gpu_calls out",
+    )
+
+
 def _sasl_missing(settings: Settings) -> Finding | None:
     kafka = settings.kafka
     missing = [key for key in ("sasl_mechanism", "sasl_username", "sasl_password") if getattr(kafka, key) is None]
@@ -283,6 +293,12 @@ RULES: tuple[Rule, ...] = (
         "`model.require_provider` is one of `model.providers`: else the worker cannot start; under `auto` it is null:"
         " else there is nothing to choose.",
         _provider,
+    ),
+    Rule(
+        "gpu_calls_unused",
+        ("model.gpu_calls", "model.providers"),
+        "`model.gpu_calls: cuda_graphs` needs `cuda` or `auto` in `model.providers`: else nothing is recorded.",
+        _gpu_calls,
     ),
     Rule(
         "sasl_incomplete",

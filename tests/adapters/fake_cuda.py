@@ -48,6 +48,7 @@ class Device:
     binding_fails: str = ""
     stale: bool = False
     has_pinned: bool = False
+    pinning_fails: str = ""
     on_cpu: list[Node] = field(default_factory=list)
     calls: list[tuple[str, int]] = field(default_factory=list)
     sessions: int = 0
@@ -181,6 +182,8 @@ def make_runtime(device: Device) -> ModuleType:
     def make_values(shape: Sequence[int], dtype: Any, *where: object, memory_info: object = None) -> Value:
         if memory_info is None and device.binding_fails:
             raise RuntimeError(device.binding_fails)
+        if memory_info is not None and device.pinning_fails:
+            raise RuntimeError(device.pinning_fails)
         assert where in {(), ("cuda", 0)}
         return Value(np.zeros(shape, dtype), pinned=memory_info is not None)
 

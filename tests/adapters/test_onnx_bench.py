@@ -12,7 +12,8 @@ from typer.main import get_command
 from tests.adapters.fake_cuda import Device, Node, install
 from tests.adapters.onnx_builders import model_bytes, row_sum, table_lookup, value, write_bundle
 from worker.adapters.bundle import load_bundle
-from worker.adapters.onnx_bench import BOUND, GRAPH, HOST, SIZES, Timing, bench_bundle, level_size, recommended_buckets
+from worker.adapters.onnx_bench import SIZES, Timing, bench_bundle, level_size, recommended_buckets
+from worker.adapters.onnx_device import BOUND, GRAPH, HOST
 from worker.commands.model import app
 from worker.errors import EnvironmentFault
 

@@ -152,6 +152,17 @@ def test_rows_are_gathered_in_pinned_memory_where_there_is_some(
     assert _scores(model, _rows(5)) == _sums(_rows(5))
 
 
+def test_pinned_memory_that_is_refused_is_no_loss(tmp_path: Path, device: Device) -> None:
+    """Rows are gathered in ordinary memory then, and the log says why."""
+    device.has_pinned, device.pinning_fails = True, "no allocator for this memory"
+    model = _load(tmp_path)
+    with capture_logs() as logs:
+        model.warm_up()
+    assert {(line["event"], line["error"]) for line in logs} == {("no_pinned_memory", "no allocator for this memory")}
+    assert (model.way, model.is_pinned) == (BOUND, False)
+    assert _scores(model, _rows(5)) == _sums(_rows(5))
+
+
 def test_what_cannot_be_bound_runs_with_host_arrays(tmp_path: Path, device: Device) -> None:
     """And the log says why, once."""
     device.binding_fails = "no allocator for this device"
@@ -242,6 +253,32 @@ def test_want_of_memory_is_no_hunt_for_a_bad_row(tmp_path: Path, device: Device)
     assert outcome.refusals == {}
     assert outcome.outputs["score"].tolist() == list(range(32))
     assert [size for _, size in device.calls] == [32, 16, 16]
+
+
+def test_the_engine_hands_a_want_of_memory_on(tmp_path: Path, device: Device) -> None:
+    """No row is refused for it: the fault ends the worker, and nothing of the batch is committed."""
+    inputs = [{"name": "x", "dtype": "float32", "shape": ["batch", 1], "fields": ["a"]}]
+    model = _load(tmp_path, row_sum(width=1), inputs=inputs)
+    device.memory_rows = 0
+    with pytest.raises(EngineFault, match="no memory even for a batch of 1"):
+        Engine(model, lambda _batch, _result: None).run(_batch(32))
+
+
+def test_a_bad_row_in_a_part_is_still_found(tmp_path: Path, device: Device) -> None:
+    """Isolation goes on below the ceiling, and refuses the one row."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["i"], to=7),
+        helper.make_node("Gather", ["table", "i"], ["g"]),
+        helper.make_node("Add", ["g", "x"], ["y"]),
+    ]
+    table = {"table": np.zeros(31, np.float32)}
+    graph = model_bytes(nodes, [value("x", "float32", [None, 1])], [value("y", "float32", [None, 1])], table)
+    inputs = [{"name": "x", "dtype": "float32", "shape": ["batch", 1], "fields": ["a"]}]
+    model = _load(tmp_path, graph, inputs=inputs)
+    device.memory_rows = 20
+    outcome = Engine(model, lambda _batch, _result: None).run(_batch(32))
+    assert {row: refusal.reason for row, refusal in outcome.refusals.items()} == {31: "model_error"}
+    assert outcome.outputs["score"].tolist() == [*range(31), 0]
 
 
 # Graphs

@@ -91,6 +91,9 @@ CASES = {
     "misspelled choice": Case(
         "model:", "log:\n  level: WARN\nmodel:", 9, "log.level", "bad_value", "write level: warning"
     ),
+    "misspelled word beside a list": Case(
+        "path: bundle", "path: bundle\n  providers: atuo", 10, "model.providers", "wrong_type", "write providers: auto"
+    ),
     "item of a list": Case(
         "[transactions]", "\n    - a\n    - 7", 5, "kafka.input_topics", "wrong_type",
         "write input_topics: [transactions], or another value: a list of text, at least one",

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from worker.adapters.onnx_device import BOUND, GRAPH, HOST
 from worker.adapters.onnx_model import OnnxModel
 from worker.adapters.onnx_rows import sample_rows
 
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from worker.adapters.bundle import Bundle
-
-__all__ = ["BOUND", "GRAPH", "HOST", "SIZES", "Bench", "Timing", "bench_bundle", "level_size", "recommended_buckets"]
 
 SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 _WARM_CALLS: Final = 3

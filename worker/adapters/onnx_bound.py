@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import structlog
 
 from worker.adapters.onnx_placement import PROVIDERS
 from worker.errors import EngineFault, Problem
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from worker.adapters.onnx_rows import Tensors
     from worker.core.features import TensorSpec
+
+log = structlog.get_logger("headrace.model")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,15 +141,13 @@ def pinned_value(runtime: ModuleType, provider: str, shape: tuple[int, ...], dty
     """
     if provider == "cpu":
         return None
-    for device in runtime.get_ep_devices():
-        if device.ep_name != PROVIDERS[provider]:
-            continue
-        memory = device.memory_info(runtime.OrtDeviceMemoryType.HOST_ACCESSIBLE)
-        if memory is None:
-            continue
-        try:
-            value = runtime.OrtValue.ortvalue_from_shape_and_type(shape, dtype.type, memory_info=memory)
-        except Exception:  # noqa: BLE001  the binding's exceptions share no base class; ordinary memory does as well
-            return None
-        return value if value.numpy().ctypes.data == value.data_ptr() else None
+    try:
+        for device in runtime.get_ep_devices():
+            memory = device.memory_info(runtime.OrtDeviceMemoryType.HOST_ACCESSIBLE)
+            if device.ep_name == PROVIDERS[provider] and memory is not None:
+                value = runtime.OrtValue.ortvalue_from_shape_and_type(shape, dtype.type, memory_info=memory)
+                return value if value.numpy().ctypes.data == value.data_ptr() else None
+    except Exception as error:  # noqa: BLE001  the binding's exceptions share no base class
+        # Ordinary memory does as well, only slower.
+        log.info("no_pinned_memory", provider=provider, error=str(error))
     return None

@@ -68,8 +68,8 @@ class Candidates:
 
     def __init__(self, models: Sequence[OnnxModel], left_out: Sequence[Lap] = (), *, is_race: bool = False) -> None:
         self.models = list(models)
+        self.is_race = is_race
         self._left_out = list(left_out)
-        self._is_race = is_race
 
     @property
     def outputs(self) -> tuple[OutputSpec, ...]:
@@ -82,7 +82,7 @@ class Candidates:
         In a race, a provider on which the model fails is left out while another one is there. Raises ``BundleError``
         or ``EngineFault`` where none is left.
         """
-        if not self._is_race:
+        if not self.is_race:
             (model,) = self.models
             model.check_golden(decoder)
             model.warm_up()

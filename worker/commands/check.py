@@ -84,8 +84,19 @@ def check_offline(loaded: Loaded, findings: Findings) -> None:
     decoder = None if schema is None else findings.attempt(lambda: _build_codec(schema, bundle, models, loaded))
     if models is None:
         return
+    if models.is_race and decoder is not None:
+        _check_race(models, decoder, findings)
+        return
     for model in models.models:
         _check_model(model, decoder, findings)
+
+
+def _check_race(models: Candidates, decoder: Decoder, findings: Findings) -> None:
+    """One provider is enough; the others are worth a note."""
+    ready = findings.attempt(lambda: models.ready(decoder))
+    for lap in ready.race if ready is not None else ():
+        if lap.left_out is not None:
+            findings.not_checked.append(f"the model on {lap.provider}, which would not take part: {lap.left_out}")
 
 
 def _check_model(model: OnnxModel, decoder: Decoder | None, findings: Findings) -> None:

@@ -81,7 +81,7 @@ def _advice(benches: Mapping[str, Bench]) -> Mapping[str, Mapping[str, object]]:
 
 def _table(timings: Sequence[Timing]) -> list[str]:
     """One line per provider and size: a call with host arrays, its spread, a row; the other ways' calls and rows."""
-    from worker.adapters.onnx_bench import BOUND, GRAPH, HOST
+    from worker.adapters.onnx_device import BOUND, GRAPH, HOST
 
     by_key = {(one.provider, one.rows, one.way): one for one in timings}
     plain = f"{'provider':<9}{'rows':>6}{'call':>11}{'p10 - p90':>19}{'row':>10}"
