@@ -64,13 +64,7 @@ def measure(pool: Pool, model: str, provider: str, gpu_calls: str, events: int, 
             cluster.send(INPUT_TOPIC, pool.key(number), pool.value(number), [])
         if missing := cluster.flush(FLUSH_TIMEOUT_S):
             raise WorkerFailure(f"the mock cluster did not take {missing} records", "", 1)
-        sections = yaml.safe_load((pool.folder / "headrace.yaml").read_text())
-        changes: dict[str, dict[str, Any]] = {
-            **sections,
-            "model": sections["model"] | {"providers": [provider], "gpu_calls": gpu_calls},
-            "batching": {"max_batch_size": max_batch_size},
-            "flow": {"max_in_flight_records": max_batch_size * 8},
-        }
+        changes = _sections(pool, provider, gpu_calls, max_batch_size)
         worker = WorkerProcess(Path(folder), cluster.bootstrap_servers, changes)
         worker.start()
         try:
@@ -92,6 +86,18 @@ def measure(pool: Pool, model: str, provider: str, gpu_calls: str, events: int, 
         mean_batch=_quotient(samples, "headrace_batch_size_records_sum", "headrace_batch_size_records_count"),
         model_share=samples.get(("headrace_inference_duration_seconds_sum", ""), 0.0) / seconds if seconds else 0.0,
     )
+
+
+def _sections(pool: Pool, provider: str, gpu_calls: str, max_batch_size: int) -> dict[str, dict[str, Any]]:
+    """The worker's configuration, as far as it differs from the demo's."""
+    sections: dict[str, dict[str, Any]] = yaml.safe_load((pool.folder / "headrace.yaml").read_text())
+    model = {"providers": [provider]} | ({"gpu_calls": gpu_calls} if provider != "cpu" else {})
+    return {
+        **sections,
+        "model": sections["model"] | model,
+        "batching": {"max_batch_size": max_batch_size},
+        "flow": {"max_in_flight_records": max_batch_size * 8},
+    }
 
 
 def _drain(

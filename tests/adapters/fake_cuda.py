@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -17,11 +18,16 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from tests.adapters.onnx_builders import row_sum, write_bundle
+from worker.adapters.bundle import load_bundle
+from worker.adapters.onnx_model import OnnxModel
+
 OUT_OF_MEMORY = (
     "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running Gemm node. Name:'g' "
     "Status Message: bfc_arena.cc:376 void* onnxruntime::BFCArena::AllocateRawInternal(size_t, bool) Failed to "
     "allocate memory for requested buffer of size 285081600"
 )
+BUCKETS = (1, 8, 32)
 _REAL = onnxruntime
 
 
@@ -216,3 +222,26 @@ def make_runtime(device: Device) -> ModuleType:
 def install(monkeypatch: pytest.MonkeyPatch, device: Device) -> None:
     """Let the adapters import this onnxruntime."""
     monkeypatch.setitem(sys.modules, "onnxruntime", make_runtime(device))
+
+
+def load_model(folder: Path, model: bytes | None = None, *, graphs: bool = False, **changes: object) -> OnnxModel:
+    """A model on the device, by default the sum of three fields, with ``BUCKETS``."""
+    bundle = load_bundle(write_bundle(folder, row_sum() if model is None else model, **changes))
+    return OnnxModel.load(bundle, ("cuda", "cpu"), buckets=BUCKETS, cuda_graphs=graphs)
+
+
+def made_rows(count: int, first: int = 0) -> np.ndarray:
+    """Rows of three numbers that count on."""
+    return np.arange(first, first + count * 3, dtype=np.float32).reshape(count, 3)
+
+
+def scores_of(model: OnnxModel, rows: np.ndarray) -> list[float]:
+    """The one output."""
+    scores: list[float] = model.run((rows,))["score"].tolist()
+    return scores
+
+
+def sums_of(rows: np.ndarray) -> list[float]:
+    """What the default model gives for them."""
+    sums: list[float] = rows.sum(axis=1).tolist()
+    return sums

@@ -10,12 +10,11 @@ import pytest
 from onnx import helper
 from structlog.testing import capture_logs
 
-from tests.adapters.fake_cuda import Device, Node, install
+from tests.adapters.fake_cuda import BUCKETS, Device, load_model, made_rows, scores_of, sums_of
 from tests.adapters.onnx_builders import identity, model_bytes, row_sum, table_lookup, value, write_bundle
 from worker.adapters.bundle import load_bundle
 from worker.adapters.engine import Engine
-from worker.adapters.onnx_bound import Replay
-from worker.adapters.onnx_device import BOUND, GRAPH, HOST, DeviceRunner
+from worker.adapters.onnx_device import BOUND, HOST, DeviceRunner
 from worker.adapters.onnx_memory import MemoryLadder
 from worker.adapters.onnx_model import OnnxModel
 from worker.adapters.onnx_rows import sample_rows
@@ -24,36 +23,8 @@ from worker.core.records import Block, Slice
 from worker.errors import EngineFault, ModelError
 from worker.testing import FakeDecoder, ManualClock, make_span
 
-BUCKETS = (1, 8, 32)
 NUMBERS = ["float16", "float32", "float64", "int64", "uint8", "bool"]
 INDEX = [{"name": "x", "dtype": "int64", "shape": ["batch"], "fields": ["a"]}]
-
-
-@pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> Device:
-    """The make-believe device, in the place of onnxruntime's own."""
-    made = Device()
-    install(monkeypatch, made)
-    return made
-
-
-def _load(folder: Path, model: bytes | None = None, *, graphs: bool = False, **changes: object) -> OnnxModel:
-    bundle = load_bundle(write_bundle(folder, row_sum() if model is None else model, **changes))
-    return OnnxModel.load(bundle, ("cuda", "cpu"), buckets=BUCKETS, cuda_graphs=graphs)
-
-
-def _rows(count: int, first: int = 0) -> np.ndarray:
-    return np.arange(first, first + count * 3, dtype=np.float32).reshape(count, 3)
-
-
-def _scores(model: OnnxModel, rows: np.ndarray) -> list[float]:
-    scores: list[float] = model.run((rows,))["score"].tolist()
-    return scores
-
-
-def _sums(rows: np.ndarray) -> list[float]:
-    sums: list[float] = rows.sum(axis=1).tolist()
-    return sums
 
 
 # The real ONNX Runtime on the CPU
@@ -96,10 +67,10 @@ def test_bound_buffers_of_a_network(tmp_path: Path) -> None:
 def test_results_outlive_the_next_call(tmp_path: Path) -> None:
     """Scores of a batch are encoded while the next one runs, so they must not share the bound memory."""
     _, runner = _cpu_runner(tmp_path, row_sum())
-    runner.run((_rows(8),), 8)
-    (first,) = runner.run((_rows(8),), 8)
+    runner.run((made_rows(8),), 8)
+    (first,) = runner.run((made_rows(8),), 8)
     kept = first.tolist()
-    runner.run((_rows(8, first=100),), 8)
+    runner.run((made_rows(8, first=100),), 8)
     assert first.tolist() == kept
 
 
@@ -124,20 +95,32 @@ def test_strings_go_with_host_arrays(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("rows", "computed"), [(1, [1]), (2, [8]), (8, [8]), (9, [32]), (32, [32]), (41, [32, 32])])
 def test_batches_are_filled_up(tmp_path: Path, device: Device, rows: int, computed: list[int]) -> None:
     """To the next bucket, in parts where a batch is larger than all; only real rows come back."""
-    model = _load(tmp_path)
-    assert _scores(model, _rows(rows)) == _sums(_rows(rows))
+    model = load_model(tmp_path)
+    assert scores_of(model, made_rows(rows)) == sums_of(made_rows(rows))
     assert [size for _, size in device.calls] == computed
     assert model.bucket(rows) == sum(computed)
 
 
 def test_buffers_are_bound_at_the_second_call(tmp_path: Path, device: Device) -> None:
     """The first one shows the outputs' shapes; from the warm-up on nothing else is used."""
-    model = _load(tmp_path)
+    model = load_model(tmp_path)
     assert model.way == HOST
     model.warm_up()
     assert device.calls == [("host", 32), ("bound", 32), ("host", 8), ("bound", 8), ("host", 1), ("bound", 1)]
     assert (model.way, model.no_graphs) == (BOUND, None)
-    assert _scores(model, _rows(3, first=7)) == _sums(_rows(3, first=7))
+    assert scores_of(model, made_rows(3, first=7)) == sums_of(made_rows(3, first=7))
+
+
+@pytest.mark.usefixtures("device")
+def test_what_is_filled_up_is_filled_with_the_last_row(tmp_path: Path) -> None:
+    """Zeros, or rows of an earlier batch, might be outside of what the model can take."""
+    model = load_model(tmp_path)
+    model.warm_up()
+    rows = made_rows(3, first=7)
+    model.run((rows,))
+    assert model._device is not None
+    (gathered,) = model._device._bound[8]._rows
+    assert gathered.tolist() == [*rows.tolist(), *[rows[-1].tolist()] * 5]
 
 
 @pytest.mark.parametrize("has_pinned", [True, False])
@@ -146,38 +129,38 @@ def test_rows_are_gathered_in_pinned_memory_where_there_is_some(
 ) -> None:
     """Else in ordinary memory, with the same scores."""
     device.has_pinned = has_pinned
-    model = _load(tmp_path)
+    model = load_model(tmp_path)
     model.warm_up()
     assert model.is_pinned is has_pinned
-    assert _scores(model, _rows(5)) == _sums(_rows(5))
+    assert scores_of(model, made_rows(5)) == sums_of(made_rows(5))
 
 
 def test_pinned_memory_that_is_refused_is_no_loss(tmp_path: Path, device: Device) -> None:
     """Rows are gathered in ordinary memory then, and the log says why."""
     device.has_pinned, device.pinning_fails = True, "no allocator for this memory"
-    model = _load(tmp_path)
+    model = load_model(tmp_path)
     with capture_logs() as logs:
         model.warm_up()
     assert {(line["event"], line["error"]) for line in logs} == {("no_pinned_memory", "no allocator for this memory")}
     assert (model.way, model.is_pinned) == (BOUND, False)
-    assert _scores(model, _rows(5)) == _sums(_rows(5))
+    assert scores_of(model, made_rows(5)) == sums_of(made_rows(5))
 
 
 def test_what_cannot_be_bound_runs_with_host_arrays(tmp_path: Path, device: Device) -> None:
     """And the log says why, once."""
     device.binding_fails = "no allocator for this device"
-    model = _load(tmp_path)
+    model = load_model(tmp_path)
     with capture_logs() as logs:
         model.warm_up()
     assert [(line["event"], line["error"]) for line in logs] == [("buffers_not_bound", "no allocator for this device")]
     assert model.way == HOST
-    assert _scores(model, _rows(5)) == _sums(_rows(5))
+    assert scores_of(model, made_rows(5)) == sums_of(made_rows(5))
 
 
 @pytest.mark.usefixtures("device")
 def test_a_bad_row_is_the_models_error(tmp_path: Path) -> None:
     """What is no want of memory is left to isolation, before and after the buffers are bound."""
-    model = _load(tmp_path, table_lookup(5), inputs=INDEX)
+    model = load_model(tmp_path, table_lookup(5), inputs=INDEX)
     for _ in range(3):
         with pytest.raises(ModelError, match="out of data bounds"):
             model.run((np.array([1, 9]),))
@@ -192,48 +175,48 @@ def test_a_bad_row_is_the_models_error(tmp_path: Path) -> None:
 def test_a_batch_without_memory_runs_in_halves(tmp_path: Path, device: Device) -> None:
     """Its scores come in order; the ceiling is remembered, so that the next batch is not tried whole."""
     device.memory_rows = 20
-    model = _load(tmp_path)
-    assert _scores(model, _rows(32)) == _sums(_rows(32))
+    model = load_model(tmp_path)
+    assert scores_of(model, made_rows(32)) == sums_of(made_rows(32))
     assert [size for _, size in device.calls] == [32, 16, 16]
     assert model.bucket(32) == 32
     device.calls.clear()
-    assert _scores(model, _rows(30)) == _sums(_rows(30))
+    assert scores_of(model, made_rows(30)) == sums_of(made_rows(30))
     assert [size for _, size in device.calls] == [16, 16]
 
 
 def test_bound_buffers_above_the_ceiling_are_given_back(tmp_path: Path, device: Device) -> None:
     """Memory is what lacks, so a size that is no more keeps none."""
-    model = _load(tmp_path)
+    model = load_model(tmp_path)
     model.warm_up()
     device.memory_rows = 20
     assert model._device is not None
     assert sorted(model._device._bound) == [1, 8, 32]
-    _scores(model, _rows(32))
+    scores_of(model, made_rows(32))
     assert sorted(model._device._bound) == [1, 8, 16]
 
 
 def test_the_higher_bucket_comes_back_after_the_cool_down(tmp_path: Path, device: Device) -> None:
     """One call tries it; memory that is free again is used again."""
     clock = ManualClock()
-    model = _load(tmp_path)
+    model = load_model(tmp_path)
     assert model._device is not None
     model._device.ladder = MemoryLadder(BUCKETS, clock, 60.0)
     device.memory_rows = 20
-    _scores(model, _rows(32))
+    scores_of(model, made_rows(32))
     device.memory_rows = 100
     device.calls.clear()
-    _scores(model, _rows(32))
+    scores_of(model, made_rows(32))
     clock.advance(60.0)
-    assert _scores(model, _rows(32)) == _sums(_rows(32))
+    assert scores_of(model, made_rows(32)) == sums_of(made_rows(32))
     assert [size for _, size in device.calls] == [16, 16, 32]
 
 
 def test_no_memory_at_all_ends_the_process(tmp_path: Path, device: Device) -> None:
     """Down the whole ladder, the last bucket twice: not one row is blamed for it."""
-    model = _load(tmp_path)
+    model = load_model(tmp_path)
     device.memory_rows = 0
     with pytest.raises(EngineFault, match="no memory even for a batch of 1"):
-        model.run((_rows(32),))
+        model.run((made_rows(32),))
     assert [size for _, size in device.calls] == [32, 16, 8, 4, 2, 1, 1]
 
 
@@ -247,7 +230,7 @@ def _batch(rows: int) -> Batch:
 def test_want_of_memory_is_no_hunt_for_a_bad_row(tmp_path: Path, device: Device) -> None:
     """The engine neither probes nor bisects: the batch is scored, and nothing is refused."""
     inputs = [{"name": "x", "dtype": "float32", "shape": ["batch", 1], "fields": ["a"]}]
-    model = _load(tmp_path, row_sum(width=1), inputs=inputs)
+    model = load_model(tmp_path, row_sum(width=1), inputs=inputs)
     device.memory_rows = 20
     outcome = Engine(model, lambda _batch, _result: None).run(_batch(32))
     assert outcome.refusals == {}
@@ -258,7 +241,7 @@ def test_want_of_memory_is_no_hunt_for_a_bad_row(tmp_path: Path, device: Device)
 def test_the_engine_hands_a_want_of_memory_on(tmp_path: Path, device: Device) -> None:
     """No row is refused for it: the fault ends the worker, and nothing of the batch is committed."""
     inputs = [{"name": "x", "dtype": "float32", "shape": ["batch", 1], "fields": ["a"]}]
-    model = _load(tmp_path, row_sum(width=1), inputs=inputs)
+    model = load_model(tmp_path, row_sum(width=1), inputs=inputs)
     device.memory_rows = 0
     with pytest.raises(EngineFault, match="no memory even for a batch of 1"):
         Engine(model, lambda _batch, _result: None).run(_batch(32))
@@ -274,170 +257,8 @@ def test_a_bad_row_in_a_part_is_still_found(tmp_path: Path, device: Device) -> N
     table = {"table": np.zeros(31, np.float32)}
     graph = model_bytes(nodes, [value("x", "float32", [None, 1])], [value("y", "float32", [None, 1])], table)
     inputs = [{"name": "x", "dtype": "float32", "shape": ["batch", 1], "fields": ["a"]}]
-    model = _load(tmp_path, graph, inputs=inputs)
+    model = load_model(tmp_path, graph, inputs=inputs)
     device.memory_rows = 20
     outcome = Engine(model, lambda _batch, _result: None).run(_batch(32))
     assert {row: refusal.reason for row, refusal in outcome.refusals.items()} == {31: "model_error"}
     assert outcome.outputs["score"].tolist() == [*range(31), 0]
-
-
-# Graphs
-
-
-def test_graphs_are_recorded_once_and_replayed(tmp_path: Path, device: Device) -> None:
-    """Each bucket has a graph of its own; scores are those of the rows at hand."""
-    model = _load(tmp_path, row_sum(out_shape=(None, 1)), graphs=True)
-    model.warm_up()
-    assert (model.way, model.no_graphs) == (GRAPH, None)
-    assert device.sizes("record") == [32, 8, 1]
-    device.calls.clear()
-    for rows in (32, 5, 1, 9):
-        assert _scores(model, _rows(rows, first=rows)) == _sums(_rows(rows, first=rows))
-    assert device.calls == [("replay", 32), ("replay", 8), ("replay", 1), ("replay", 32)]
-
-
-def test_graphs_are_not_used_unless_asked_for(tmp_path: Path, device: Device) -> None:
-    """One session, nothing recorded."""
-    model = _load(tmp_path)
-    model.warm_up()
-    assert (device.sessions, device.sizes("record")) == (1, [])
-
-
-@pytest.mark.usefixtures("device")
-def test_an_open_shape_is_not_recorded(tmp_path: Path) -> None:
-    """Only the batch may differ from call to call, and that has a bucket for each size."""
-    model = _load(tmp_path, identity((None, "m"), out_shape=(None, "m")), graphs=True)
-    model.warm_up()
-    assert (
-        model.no_graphs == "no CUDA graphs, bound buffers instead: the shape of 'x' is open beyond the batch dimension"
-    )
-    assert model.way == BOUND
-
-
-def test_nodes_on_the_processor_are_not_recorded(tmp_path: Path, device: Device) -> None:
-    """They are named, in the reason and in the report of the placement."""
-    device.on_cpu = [Node("TreeEnsembleRegressor", "trees", "ai.onnx.ml")]
-    model = _load(tmp_path, graphs=True)
-    model.warm_up()
-    named = "1 of 2 nodes run on the cpu, not on cuda: ai.onnx.ml:TreeEnsembleRegressor 'trees'"
-    assert model.placement.left_behind("cuda") == named
-    assert model.no_graphs == f"no CUDA graphs, bound buffers instead: {named}"
-
-
-@pytest.mark.usefixtures("device")
-def test_control_flow_is_not_recorded(tmp_path: Path) -> None:
-    """A branch that was taken at the recording would be taken for ever."""
-    branch = helper.make_graph(
-        [helper.make_node("Identity", ["x"], ["z"])], "b", [], [value("z", "float32", [None, 3])]
-    )
-    nodes = [
-        helper.make_node("ReduceMax", ["x"], ["m"], keepdims=0),
-        helper.make_node("Cast", ["m"], ["c"], to=9),
-        helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch),
-    ]
-    graph = model_bytes(nodes, [value("x", "float32", [None, 3])], [value("y", "float32", [None, 3])])
-    model = _load(tmp_path, graph, graphs=True)
-    model.warm_up()
-    assert model.no_graphs is not None
-    assert "control flow (If)" in model.no_graphs
-
-
-def test_a_runtime_that_refuses_graphs(tmp_path: Path, device: Device) -> None:
-    """Its reason is kept; the session that was there goes on."""
-    device.no_graphs = "This session cannot use the graph capture feature as requested by the user"
-    model = _load(tmp_path, graphs=True)
-    model.warm_up()
-    assert model.no_graphs is not None
-    assert model.no_graphs.endswith(device.no_graphs)
-    assert model.way == BOUND
-
-
-def test_a_recording_that_fails(tmp_path: Path, device: Device) -> None:
-    """A new session takes over, without graphs."""
-    device.recording_fails = "CUDA failure 900: operation not permitted when stream is capturing"
-    model = _load(tmp_path, graphs=True)
-    model.warm_up()
-    assert model.no_graphs is not None
-    assert "CUDA failure 900" in model.no_graphs
-    assert (model.way, device.sessions) == (BOUND, 3)
-    assert _scores(model, _rows(5)) == _sums(_rows(5))
-
-
-def test_a_replay_that_gives_other_scores_is_found(tmp_path: Path, device: Device) -> None:
-    """Made-up rows that differ from those of the recording show it, before any record is read."""
-    device.stale = True
-    model = _load(tmp_path, graphs=True)
-    model.warm_up()
-    assert model.no_graphs is not None
-    assert "a replay is off by" in model.no_graphs
-    assert _scores(model, _rows(5)) == _sums(_rows(5))
-
-
-@pytest.mark.usefixtures("device")
-def test_a_model_that_cannot_be_checked_is_not_replayed(tmp_path: Path) -> None:
-    """Where all rows score the same, a replay that ignores its rows would look right."""
-    nodes = [helper.make_node("Mul", ["x", "zero"], ["y"])]
-    zero = {"zero": np.zeros(1, np.int64)}
-    graph = model_bytes(nodes, [value("x", "int64", [None])], [value("y", "int64", [None])], zero)
-    model = _load(tmp_path, graph, graphs=True, inputs=INDEX)
-    model.warm_up()
-    assert model.no_graphs is not None
-    assert "cannot be checked" in model.no_graphs
-
-
-@pytest.mark.parametrize("stale", [False, True])
-def test_a_saturated_score_is_told_apart_by_nan(tmp_path: Path, device: Device, stale: bool) -> None:
-    """Made-up rows are far from real events, so that a network may score them all 0; NaN still shows."""
-    device.stale = stale
-    nodes = [
-        helper.make_node("ReduceSum", ["x", "axes"], ["sum"], keepdims=1),
-        helper.make_node("Sub", ["sum", "far"], ["z"]),
-        helper.make_node("Sigmoid", ["z"], ["y"]),
-    ]
-    constants: dict[str, np.ndarray] = {"axes": np.array([1], np.int64), "far": np.array([1e6], np.float32)}
-    graph = model_bytes(nodes, [value("x", "float32", [None, 3])], [value("y", "float32", [None, 1])], constants)
-    model = _load(tmp_path, graph, graphs=True)
-    model.warm_up()
-    assert model.way == (BOUND if stale else GRAPH)
-
-
-@pytest.mark.usefixtures("device")
-def test_a_graph_of_another_size_is_never_replayed(tmp_path: Path) -> None:
-    """ONNX Runtime would not see it, and give wrong scores: the map and the bound shapes are looked at each time."""
-    model = _load(tmp_path, graphs=True)
-    model.warm_up()
-    assert model._device is not None
-    bound = model._device._bound[8]
-    assert bound._replay is not None
-    bound._replay = Replay(bound._replay.graph_id + 1, bound._replay.ids)
-    with pytest.raises(EngineFault, match="scores would be wrong"):
-        model.run((_rows(8),))
-
-
-@pytest.mark.usefixtures("device")
-def test_buffers_of_another_shape_are_never_replayed_on(tmp_path: Path) -> None:
-    """The same, where the memory that is bound has changed."""
-    model = _load(tmp_path, graphs=True)
-    model.warm_up()
-    assert model._device is not None
-    bound = model._device._bound[8]
-    bound._outputs[0].array = np.zeros((4, 1), np.float32)
-    with pytest.raises(EngineFault, match="scores would be wrong"):
-        model.run((_rows(8),))
-
-
-def test_a_graph_without_its_buffers_is_never_used_again(tmp_path: Path, device: Device) -> None:
-    """A size that comes back after a want of memory runs node by node: its graph points to memory that is gone."""
-    clock = ManualClock()
-    model = _load(tmp_path, graphs=True)
-    model.warm_up()
-    assert model._device is not None
-    model._device.ladder = MemoryLadder(BUCKETS, clock, 60.0)
-    device.memory_rows = 20
-    _scores(model, _rows(32))
-    device.memory_rows = 100
-    clock.advance(60.0)
-    device.calls.clear()
-    for _ in range(2):
-        assert _scores(model, _rows(32)) == _sums(_rows(32))
-    assert device.calls == [("host", 32), ("bound", 32)]

@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from tests.adapters.fake_cuda import Device, Session, install
+from tests.adapters.fake_cuda import BUCKETS, Device, Session
 from tests.adapters.onnx_builders import row_sum, write_bundle, write_golden
 from worker.adapters.bundle import load_bundle
 from worker.adapters.onnx_race import Candidates, Lap, expected_us, open_candidates, run_lap, winner
@@ -18,7 +18,6 @@ from worker.core.records import Decoded
 from worker.errors import BundleError, EngineFault, EnvironmentFault
 from worker.testing import ManualClock
 
-BUCKETS = (1, 8, 32)
 US = 1e-6
 
 
@@ -30,14 +29,6 @@ class _Decoder:
 
 
 DECODER: Any = _Decoder()
-
-
-@pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> Device:
-    """The make-believe device, in the place of onnxruntime's own."""
-    made = Device()
-    install(monkeypatch, made)
-    return made
 
 
 def _open(folder: Path, providers: Any = "auto", required: str | None = None, **changes: object) -> Candidates:

@@ -12,7 +12,7 @@ from worker.commands.options import JsonOption
 from worker.commands.report import emit_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from worker.adapters.onnx_bench import Bench, Timing
 
@@ -42,26 +42,31 @@ def bench(
             if provider:
                 raise
             left_out[name] = error.problems[0].message
-    timings = [timing for one in benches.values() for timing in one.timings]
     if json_output:
         facts = {"model": loaded.label, "intra_op_threads": threads, "not_measured": left_out}
-        notes = {name: list(one.notes) for name, one in benches.items()}
-        emit_json(
-            facts | {"timings": [_fields(one) for one in timings], "recommended": _advice(benches), "notes": notes}
-        )
+        emit_json(facts | _document(benches))
         return
     typer.echo(f"{loaded.label}, intra-op threads {threads}, microseconds (medians)")
-    for line in _table(timings):
+    for line in (*_lines(benches), *(f"{name}: not measured: {reason}" for name, reason in left_out.items())):
         typer.echo(line)
+
+
+def _document(benches: Mapping[str, Bench]) -> dict[str, object]:
+    return {
+        "timings": [_fields(timing) for one in benches.values() for timing in one.timings],
+        "recommended": _advice(benches),
+        "notes": {name: list(one.notes) for name, one in benches.items()},
+    }
+
+
+def _lines(benches: Mapping[str, Bench]) -> Iterator[str]:
+    yield from _table([timing for one in benches.values() for timing in one.timings])
     for name, advice in _advice(benches).items():
-        typer.echo(f"{name}: rows cost least from {advice['max_batch_size']} on, see batching.max_batch_size")
+        yield f"{name}: rows cost least from {advice['max_batch_size']} on, see batching.max_batch_size"
         if name != "cpu":
-            typer.echo(f"{name}: batching.buckets: {advice['buckets']}")
+            yield f"{name}: batching.buckets: {advice['buckets']}"
     for name, one in benches.items():
-        for note in one.notes:
-            typer.echo(f"{name}: {note}")
-    for name, reason in left_out.items():
-        typer.echo(f"{name}: not measured: {reason}")
+        yield from (f"{name}: {note}" for note in one.notes)
 
 
 def _fields(timing: Timing) -> dict[str, object]:
