@@ -142,13 +142,15 @@ evaluate: setup kafka ## replay the test week of DATA through Kafka and compare 
 # RESUME continues a file of benchmarks/results, PARTS measures some parts only: make bench PARTS="latency idle"
 BENCH_PARTS = $(foreach part,$(PARTS),--part $(part))
 
-.PHONY: bench bench-quick bench-long
+.PHONY: bench bench-quick bench-long bench-gpu
 bench: setup kafka ## Headrace beside its limits and alternatives: two to three hours, or make bench RESUME=FILE
 	$(BIN)/python -m benchmarks $(if $(RESUME),--resume $(RESUME),--form full) $(BENCH_PARTS)
 bench-quick: setup kafka ## its short form, about 5 minutes; choose more by python -m benchmarks --help
 	$(BIN)/python -m benchmarks --form quick
 bench-long: setup kafka ## latency over ten minutes at 70 % of capacity, Headrace and the echo: about half an hour
 	$(BIN)/python -m benchmarks --form long
+bench-gpu: setup ## what a GPU is worth: calls and the pipeline, on a machine that has one
+	$(BIN)/python -m benchmarks.gpu
 
 .PHONY: lock
 lock: setup ## resolve the dependencies anew: make lock UPGRADE=--upgrade

@@ -31,6 +31,7 @@ from worker.adapters.kafka_topics import (
     too_few_partitions,
 )
 from worker.adapters.onnx_model import OnnxModel
+from worker.adapters.onnx_race import Lap, open_candidates
 from worker.adapters.probes import ProbeServer
 from worker.adapters.schema_file import load_schema
 from worker.codec import build_codec
@@ -59,12 +60,13 @@ COLLECT_AFTER_OBJECTS = 50_000
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """A bundle ready to score: model, decoder and encoder fit each other."""
+    """A bundle ready to score: model, decoder and encoder fit each other. ``race`` is what chose the provider."""
 
     bundle: Bundle
     model: OnnxModel
     decoder: Decoder
     encoder: OutputEncoder
+    race: tuple[Lap, ...] = ()
 
 
 def spare_collector() -> None:
@@ -86,13 +88,17 @@ def load_scorer(settings: Settings) -> Scorer:
     wanted = settings.model
     schema = load_schema(settings.event.schema_path)
     bundle = load_bundle(wanted.path)
-    model = OnnxModel.load(
-        bundle, wanted.providers, wanted.require_provider, wanted.intra_op_threads, settings.batching.buckets
+    candidates = open_candidates(
+        bundle,
+        wanted.providers,
+        wanted.require_provider,
+        wanted.intra_op_threads,
+        settings.batching.buckets,
+        cuda_graphs=wanted.gpu_calls == "cuda_graphs",
     )
-    decoder, encoder = build_codec(settings, schema, bundle, model.outputs)
-    model.check_golden(decoder)
-    model.warm_up()
-    return Scorer(bundle, model, decoder, encoder)
+    decoder, encoder = build_codec(settings, schema, bundle, candidates.outputs)
+    ready = candidates.ready(decoder)
+    return Scorer(bundle, ready.model, decoder, encoder, ready.race)
 
 
 async def run(settings: Settings, listener: socket.socket | None = None) -> int:
@@ -210,8 +216,7 @@ class Worker:
         scorer = await asyncio.to_thread(load_scorer, self._settings)
         took_s = time.monotonic() - begun
         bundle, model, metrics = scorer.bundle, scorer.model, self._metrics
-        if model.fallback:
-            log.warning("provider_fallback", provider=model.provider, detail=model.fallback)
+        self._tell_provider(scorer)
         log.info("model_loaded", model=bundle.label, sha256=bundle.sha256, provider=model.provider, took_s=took_s)
         metrics.gauge(M.MODEL_READY, 1)
         metrics.gauge(M.MODEL_LOAD_DURATION, took_s)
@@ -223,6 +228,27 @@ class Worker:
             metrics.declare(M.RECORDS_DEAD_LETTERED, topic=topic)
         metrics.declare(M.RECORDS_PRODUCED, topic=self._settings.kafka.output_topic)
         return scorer
+
+    def _tell_provider(self, scorer: Scorer) -> None:
+        """Log where the model runs and why, and keep the gauges of it."""
+        model, metrics = scorer.model, self._metrics
+        if model.fallback:
+            log.warning("provider_fallback", provider=model.provider, detail=model.fallback)
+        if scorer.race:
+            log.info("provider_race", chosen=model.provider, race=[lap.facts() for lap in scorer.race])
+        for lap in scorer.race:
+            for bucket, call_us in lap.call_us.items():
+                metrics.gauge(M.MODEL_RACE, call_us / 1e6, provider=lap.provider, bucket=bucket)
+        if detail := model.placement.left_behind(model.provider):
+            log.warning("nodes_left_on_cpu", provider=model.provider, detail=detail)
+        if model.no_graphs:
+            log.warning("cuda_graphs_not_used", detail=model.no_graphs)
+        if model.ladder is not None:
+            log.info("device_calls", provider=model.provider, way=model.way, pinned=model.is_pinned)
+            loop = asyncio.get_running_loop()
+            metrics.gauge(M.MODEL_BATCH_CEILING, model.ladder.ceiling)
+            # The ladder speaks on the engine's thread; the metrics have one writer, the loop.
+            model.ladder.changed = lambda ceiling: _note_ceiling(loop, metrics, ceiling)
 
     async def _topic_facts(self) -> dict[str, TopicFacts]:
         """Facts of all topics; raises BrokerError where one is missing or cannot serve."""
@@ -279,7 +305,9 @@ class Worker:
         """The model as ``/status`` shows it."""
         bundle, model = scorer.bundle, scorer.model
         facts: dict[str, object] = {"name": bundle.name, "version": bundle.version, "sha256": bundle.sha256}
-        return facts | {"provider": model.provider, "fallback": model.fallback, "path": str(Path(bundle.model_path))}
+        facts |= {"provider": model.provider, "fallback": model.fallback, "path": str(Path(bundle.model_path))}
+        facts |= {"nodes": model.placement.counts, "calls": model.way, "cuda_graphs": model.no_graphs}
+        return facts | {"race": [lap.facts() for lap in scorer.race]}
 
     async def _drain(self, serve: asyncio.Task[None]) -> int:
         """A signal came: finish what is in flight, commit, leave. Before the worker was ready there is nothing."""
@@ -307,6 +335,10 @@ class Worker:
             )
         log.info("drained", took_s=round(took_s, 3))
         return 0
+
+
+def _note_ceiling(loop: asyncio.AbstractEventLoop, metrics: Metrics, ceiling: int) -> None:
+    loop.call_soon_threadsafe(metrics.gauge, M.MODEL_BATCH_CEILING, ceiling)
 
 
 def _runtime_version() -> str:

@@ -294,7 +294,7 @@ def _suggest(entry: FieldEntry, located: Located | None) -> str:
     if entry.secret and located is not None:
         return f"it in quotes, or better in a file named by {entry.key}{FILE_SUFFIX}"
     if located is not None and value is not None and not isinstance(value, (list, dict)):
-        choices = [str(choice) for choice in entry.value_schema.get("enum", ())]
+        choices = [*entry.words, *(str(choice) for choice in entry.value_schema.get("enum", ()))]
         close = difflib.get_close_matches(located.raw.lower(), [choice.lower() for choice in choices], n=1)
         if close:
             return _assignment(entry, located, next(choice for choice in choices if choice.lower() == close[0]))

@@ -18,6 +18,7 @@ from worker.settings_types import (
     FilePath,
     HeaderName,
     Provider,
+    Providers,
     Seconds,
     Server,
     Text,
@@ -170,10 +171,10 @@ class ModelSection(Section):
     path: FilePath = Field(
         examples=["models/fraud"], description="Folder of the model bundle: `model.onnx` and `model.yaml`."
     )
-    providers: Annotated[tuple[Provider, ...], Unique] = list_field(
+    providers: Providers = Field(
         default=("cuda", "cpu"),
-        min_length=1,
-        description="Where to run the model, tried in order. The one in use is logged and exported.",
+        description="Where to run the model, tried in order. `auto` times every bucket on each that works here and"
+        " takes the one whose calls are expected to be the shortest. The one in use is logged and exported.",
     )
     require_provider: Provider | None = Field(
         default=None,
@@ -184,6 +185,12 @@ class ModelSection(Section):
         default=1,
         description="Threads within one model call. More help a large model; a small one gets slower, and the"
         " decoder loses a core.",
+    )
+    gpu_calls: Literal["bound_buffers", "cuda_graphs"] = Field(
+        default="bound_buffers",
+        description="How batches reach a GPU. `bound_buffers` keeps memory for each bucket and copies rows into it;"
+        " `cuda_graphs` also records each bucket once and replays it, which helps small models and starts slower."
+        " A model that cannot be recorded runs with bound buffers, and the log says why.",
     )
 
 

@@ -44,7 +44,12 @@ class FieldEntry:
     @property
     def nullable(self) -> bool:
         """Whether null is a value, meaning off."""
-        return "anyOf" in self.schema
+        return any(option.get("type") == "null" for option in self.schema.get("anyOf", ()))
+
+    @property
+    def words(self) -> list[str]:
+        """Words that are a value of their own beside values of another type."""
+        return [option["const"] for option in self.schema.get("anyOf", ()) if "const" in option]
 
     @property
     def secret(self) -> bool:
@@ -59,7 +64,7 @@ class FieldEntry:
     @property
     def expected(self) -> str:
         """What the value must be, in words."""
-        return describe_type(self.value_schema) + (" or null" if self.nullable else "")
+        return " or ".join([*self.words, describe_type(self.value_schema), *(["null"] if self.nullable else [])])
 
     @property
     def example(self) -> Any:

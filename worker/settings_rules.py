@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from worker.settings import Settings
+from worker.settings_types import AUTO
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +148,26 @@ def _provider(settings: Settings) -> Finding | None:
     required, providers = settings.model.require_provider, settings.model.providers
     if required is None or required in providers:
         return None
+    if providers == AUTO:
+        return Finding(
+            f"model.require_provider {required!r} leaves model.providers auto nothing to choose: the race would be"
+            " decided before it begins",
+            f"set model.require_provider to null, or model.providers to [{required}]",
+        )
     return Finding(
         f"model.require_provider {required!r} is not among model.providers {list(providers)}: it would never be"
         " tried, so that the worker could not start",
         f"add {required} to model.providers, or set model.require_provider to null",
+    )
+
+
+def _gpu_calls(settings: Settings) -> Finding | None:
+    calls, providers = settings.model.gpu_calls, settings.model.providers
+    if calls == "bound_buffers" or providers == AUTO or "cuda" in providers:
+        return None
+    return Finding(
+        f"model.gpu_calls {calls} would be ignored under model.providers {list(providers)}: no GPU is asked for",
+        "add cuda to model.providers, or take model.gpu_calls out",
     )
 
 
@@ -273,8 +290,15 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "provider_not_tried",
         ("model.require_provider", "model.providers"),
-        "`model.require_provider` is one of `model.providers`: else the worker cannot start.",
+        "`model.require_provider` is one of `model.providers`: else the worker cannot start; under `auto` it is null:"
+        " else there is nothing to choose.",
         _provider,
+    ),
+    Rule(
+        "gpu_calls_unused",
+        ("model.gpu_calls", "model.providers"),
+        "`model.gpu_calls: cuda_graphs` needs `cuda` or `auto` in `model.providers`: else nothing is recorded.",
+        _gpu_calls,
     ),
     Rule(
         "sasl_incomplete",

@@ -7,8 +7,17 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationInfo, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    StringConstraints,
+    ValidationInfo,
+    WithJsonSchema,
+)
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 _TOPIC_PATTERN = r"^[a-zA-Z0-9._-]{1,249}$"
 _SERVER_PATTERN = r"^(\[[0-9a-fA-F:.]+\]|[^\s:\[\],/]+):[0-9]{1,5}$"
@@ -96,6 +105,27 @@ Unique = AfterValidator(_check_unique)
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Provider = Literal["cuda", "cpu"]
+
+
+class _OrAuto:
+    """Lets a list be the word ``auto`` instead; whatever else is wrong is said of the list."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_wrap_validator_function(
+            lambda value, as_list: value if value == AUTO else as_list(value),
+            handler.generate_schema(Annotated[tuple[Provider, ...], Unique, Field(strict=False, min_length=1)]),
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda value: value if value == AUTO else list(value)
+            ),
+        )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        as_list = {"items": {"enum": ["cuda", "cpu"], "type": "string"}, "minItems": 1, "type": "array"}
+        return {"anyOf": [as_list, {"const": AUTO, "type": "string"}]}
+
+
+AUTO = "auto"
+Providers = Annotated[tuple[Provider, ...] | Literal["auto"], _OrAuto()]
 
 
 def list_field(**constraints: Any) -> Any:

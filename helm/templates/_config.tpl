@@ -1,7 +1,8 @@
 {{/* The settings of worker.yaml: config, and what follows from gpu.enabled where config says nothing of it. */}}
 {{- define "headrace.config" -}}
 {{- $config := deepCopy .Values.config }}
-{{- if and .Values.gpu.enabled (not (hasKey $config.model "require_provider")) }}
+{{- $auto := eq (toString $config.model.providers) "auto" }}
+{{- if and .Values.gpu.enabled (not $auto) (not (hasKey $config.model "require_provider")) }}
 {{- $_ := set $config.model "require_provider" "cuda" }}
 {{- else if and (not .Values.gpu.enabled) (not (hasKey $config.model "providers")) }}
 {{- $_ := set $config.model "providers" (list "cpu") }}

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from tests.adapters.fake_cuda import Device, install
 from worker import driver as driver_module
 from worker.core.actions import Policy
 from worker.core.batching import BatchLimits
@@ -110,3 +111,11 @@ async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[StartRig]:
             return rig
 
         yield start
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Device:
+    """A make-believe CUDA device, in the place of onnxruntime's own."""
+    made = Device()
+    install(monkeypatch, made)
+    return made

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-from worker.app import spare_collector
+import numpy as np
+import pytest
+from structlog.testing import capture_logs
+
+from tests.adapters.fake_cuda import Device, Node, install
+from tests.adapters.onnx_builders import row_sum, write_bundle
+from worker.adapters.bundle import load_bundle
+from worker.adapters.onnx_race import open_candidates
+from worker.app import Scorer, Worker, spare_collector
+from worker.telemetry import M, Metrics
 
 
 def test_the_collector_leaves_alone_what_is_loaded() -> None:
@@ -17,3 +31,67 @@ def test_the_collector_leaves_alone_what_is_loaded() -> None:
     finally:
         gc.unfreeze()
         gc.set_threshold(*threshold)
+
+
+def _scorer(folder: Path, providers: Any) -> Scorer:
+    bundle = load_bundle(write_bundle(folder, row_sum()))
+    nobody: Any = SimpleNamespace()
+    ready = open_candidates(bundle, providers, None, 1, (1, 8, 32), cuda_graphs=True).ready(nobody)
+    return Scorer(bundle, ready.model, nobody, nobody, ready.race)
+
+
+def _worker(metrics: Metrics) -> Worker:
+    nobody: Any = SimpleNamespace()
+    return Worker(nobody, metrics, nobody, nobody)
+
+
+async def test_the_start_says_where_the_model_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a device leaves to the processor, and what cannot be recorded, are warnings."""
+    install(monkeypatch, Device(on_cpu=[Node("TreeEnsembleRegressor", "trees", "ai.onnx.ml")]))
+    scorer, worker = _scorer(tmp_path, ("cuda",)), _worker(Metrics())
+    with capture_logs() as logs:
+        worker._tell_provider(scorer)
+    assert [(line["event"], line["log_level"]) for line in logs] == [
+        ("nodes_left_on_cpu", "warning"),
+        ("cuda_graphs_not_used", "warning"),
+        ("device_calls", "info"),
+    ]
+    assert "TreeEnsembleRegressor 'trees'" in logs[0]["detail"]
+    facts = worker._model_facts(scorer)
+    assert (facts["nodes"], facts["calls"], facts["race"]) == ({"cuda": 1, "cpu": 1}, "bound buffers", [])
+
+
+async def test_the_race_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the log, in the status, and as a gauge for each bucket and provider."""
+    install(monkeypatch, Device())
+    scorer, metrics = _scorer(tmp_path, "auto"), Metrics()
+    worker = _worker(metrics)
+    with capture_logs() as logs:
+        worker._tell_provider(scorer)
+    race = worker._model_facts(scorer)["race"]
+    assert logs[0] == {
+        "event": "provider_race",
+        "log_level": "info",
+        "chosen": scorer.model.provider,
+        "race": race,
+    }
+    samples = {
+        tuple(sample.labels.values())
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        if sample.name == M.MODEL_RACE.name
+    }
+    assert samples == {(provider, bucket) for provider in ("cuda", "cpu") for bucket in ("1", "8", "32")}
+
+
+async def test_a_fallen_ceiling_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine's thread tells the loop, which sets the gauge."""
+    device, metrics = Device(), Metrics()
+    install(monkeypatch, device)
+    scorer = _scorer(tmp_path, ("cuda",))
+    _worker(metrics)._tell_provider(scorer)
+    device.memory_rows = 20
+    engine = threading.Thread(target=scorer.model.run, args=((np.ones((32, 3), np.float32),),))
+    engine.start()
+    await asyncio.to_thread(engine.join)
+    assert metrics.registry.get_sample_value(M.MODEL_BATCH_CEILING.name) == 16

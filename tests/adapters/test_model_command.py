@@ -11,6 +11,7 @@ import pytest
 from onnx import helper
 from typer.main import get_command
 
+from tests.adapters.fake_cuda import Device, Node, install
 from tests.adapters.onnx_builders import (
     identity,
     minus_batch_mean,
@@ -247,6 +248,30 @@ def test_starter_takes_external_data_along(tmp_path: Path) -> None:
     outside = _model(inner, model_with_external_data(tmp_path, "../weights.bin"))
     with pytest.raises(BundleError, match=r"weights\.bin"):
         _run("inspect", outside, "--init", tmp_path / "c")
+
+
+def test_inspect_shows_where_nodes_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a provider that is named the file is opened too, and the nodes that it leaves to the processor are named."""
+    path = _model(tmp_path, row_sum())
+    assert _run("inspect", path, "--provider", "cpu") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "placement 1 on cpu"
+    install(monkeypatch, Device(on_cpu=[Node("TreeEnsembleRegressor", "trees", "ai.onnx.ml")]))
+    assert _run("inspect", path, "--provider", "cuda", "--json") == 0
+    placement = json.loads(capsys.readouterr().out)["placement"]
+    assert placement == {"counts": {"cuda": 1, "cpu": 1}, "on_cpu": ["ai.onnx.ml:TreeEnsembleRegressor 'trees'"]}
+
+
+def test_verify_names_nodes_left_on_the_processor(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first few by name, the rest by their number."""
+    install(monkeypatch, Device(on_cpu=[Node("Gather", f"g{number}") for number in range(12)]))
+    assert _run("verify", write_bundle(tmp_path / "b", row_sum()), "--provider", "cuda") == 0
+    graph = capsys.readouterr().out.splitlines()[1]
+    assert "12 of 13 nodes run on the cpu, not on cuda: Gather 'g0', " in graph
+    assert "Gather 'g9' and 2 more" in graph
 
 
 def test_verify_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,13 +9,16 @@ import pytest
 from onnx import helper
 from typer.main import get_command
 
+from tests.adapters.fake_cuda import Device, Node, install
 from tests.adapters.onnx_builders import model_bytes, row_sum, table_lookup, value, write_bundle
 from worker.adapters.bundle import load_bundle
-from worker.adapters.onnx_bench import BOUND, HOST, SIZES, Timing, bench_bundle, level_size, recommended_buckets
+from worker.adapters.onnx_bench import SIZES, Timing, bench_bundle, level_size, recommended_buckets
+from worker.adapters.onnx_device import BOUND, GRAPH, HOST
 from worker.commands.model import app
 from worker.errors import EnvironmentFault
 
 QUICK_S = 0.001
+WAYS = (HOST, BOUND, GRAPH)
 INDEX = {"name": "x", "dtype": "int64", "shape": ["batch"], "fields": ["a"]}
 
 
@@ -33,8 +36,10 @@ def _timings(costs_us: dict[int, float]) -> list[Timing]:
 def test_every_size_is_measured_both_ways(tmp_path: Path) -> None:
     """Calls are repeated, and their percentiles are in order."""
     bundle = load_bundle(write_bundle(tmp_path, row_sum()))
-    timings = bench_bundle(bundle, "cpu", sizes=(1, 8), seconds=QUICK_S)
+    bench = bench_bundle(bundle, "cpu", sizes=(1, 8), seconds=QUICK_S)
+    timings = bench.timings
     assert [(one.rows, one.way) for one in timings] == [(1, HOST), (1, BOUND), (8, HOST), (8, BOUND)]
+    assert (bench.way, bench.notes) == (HOST, ())
     assert all(one.calls >= 15 and 0 < one.p10_us <= one.median_us <= one.p90_us for one in timings)
     assert timings[-1].row_us == timings[-1].median_us / 8
 
@@ -43,7 +48,7 @@ def test_a_model_of_texts_is_measured_on_host_arrays_alone(tmp_path: Path) -> No
     """Text cannot be bound."""
     inputs = [{"name": "x", "dtype": "string", "shape": ["batch", 1], "fields": ["a"]}]
     bundle = load_bundle(write_bundle(tmp_path, text_code(), inputs=inputs))
-    assert {one.way for one in bench_bundle(bundle, "cpu", sizes=(1,), seconds=QUICK_S)} == {HOST}
+    assert {one.way for one in bench_bundle(bundle, "cpu", sizes=(1,), seconds=QUICK_S).timings} == {HOST}
 
 
 def test_rows_level_off_at_the_first_size_near_the_cheapest() -> None:
@@ -86,3 +91,25 @@ def test_a_provider_that_is_asked_for_must_work(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path, table_lookup(5), inputs=[INDEX])
     with pytest.raises(EnvironmentFault, match="cuda"):
         get_command(app).main(["bench", str(folder), "--provider", "cuda"], standalone_mode=False)
+
+
+def test_a_device_is_measured_on_all_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain, bound and replayed; the advice follows the way that the worker would go."""
+    install(monkeypatch, Device())
+    bundle = load_bundle(write_bundle(tmp_path, row_sum()))
+    bench = bench_bundle(bundle, "cuda", sizes=(1, 8), seconds=QUICK_S)
+    assert [(one.rows, one.way) for one in bench.timings] == [(rows, way) for rows in (1, 8) for way in WAYS]
+    assert (bench.way, bench.notes) == (GRAPH, ())
+
+
+def test_what_a_device_leaves_behind_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nodes on the processor, and why nothing was recorded."""
+    install(monkeypatch, Device(on_cpu=[Node("TreeEnsembleRegressor", "trees", "ai.onnx.ml")]))
+    folder = write_bundle(tmp_path, row_sum())
+    get_command(app).main(["bench", str(folder), "--provider", "cuda", "--seconds", "0.01"], standalone_mode=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split()[-2:] == ["-", "-"]
+    assert lines[-2].startswith("cuda: 1 of 2 nodes run on the cpu")
+    assert lines[-1].startswith("cuda: no CUDA graphs, bound buffers instead: ")

@@ -26,8 +26,9 @@ from tests.adapters.onnx_builders import (
     write_golden,
 )
 from worker.adapters.bundle import load_bundle
-from worker.adapters.onnx_invariance import check_invariance, sample_rows
-from worker.adapters.onnx_model import OnnxModel, largest_difference
+from worker.adapters.onnx_invariance import check_invariance
+from worker.adapters.onnx_model import OnnxModel
+from worker.adapters.onnx_rows import largest_difference, sample_rows
 from worker.adapters.onnx_session import open_session
 from worker.core.features import OutputSpec
 from worker.core.records import Decoded, Refusal
@@ -77,7 +78,7 @@ def test_scores_a_batch(tmp_path: Path) -> None:
 
     assert model.outputs == (OutputSpec("score"),)
     assert (model.provider, model.fallback, model.label) == ("cpu", None, "fraud@1.0.0")
-    assert sum(model.nodes.values()) == model.nodes["cpu"] > 0
+    assert sum(model.placement.counts.values()) == model.placement.counts["cpu"] > 0
     assert model.run((_rows(4),))["score"].tolist() == [3.0, 12.0, 21.0, 30.0]
 
 
@@ -312,32 +313,17 @@ class _Recorder:
         return found
 
 
-def _recorded(model: OnnxModel, provider: str) -> _Recorder:
-    """Let ``model`` believe in another provider and note its calls: padding needs no device to be seen."""
+def _recorded(model: OnnxModel) -> _Recorder:
+    """Note the calls of ``model``."""
     recorder = _Recorder(model._session)
     model._session = recorder
-    model.provider = provider
     return recorder
-
-
-@pytest.mark.parametrize(("rows", "computed"), [(1, 1), (2, 8), (8, 8), (9, 32), (512, 512), (513, 513)])
-def test_padding_off_the_processor(tmp_path: Path, rows: int, computed: int) -> None:
-    """On a device a batch is filled up to the next bucket with its last row, and only real rows come back."""
-    model = _load(tmp_path, row_sum())
-    expected = model.run((_rows(rows),))["score"]
-    recorder = _recorded(model, "cuda")
-
-    found = model.run((_rows(rows),))["score"]
-
-    assert recorder.sizes == [computed]
-    assert recorder.last_rows == [expected[-1]]
-    assert found.tolist() == expected.tolist()
 
 
 def test_no_padding_on_the_processor(tmp_path: Path) -> None:
     """The CPU computes just the rows it gets."""
     model = _load(tmp_path, row_sum())
-    recorder = _recorded(model, "cpu")
+    recorder = _recorded(model)
 
     model.run((_rows(9),))
 
@@ -347,7 +333,7 @@ def test_no_padding_on_the_processor(tmp_path: Path) -> None:
 def test_warm_up_order(tmp_path: Path) -> None:
     """Each bucket runs twice, the largest first, so that memory is claimed once."""
     model = _load(tmp_path, row_sum())
-    recorder = _recorded(model, "cpu")
+    recorder = _recorded(model)
 
     model.warm_up()
 
@@ -419,7 +405,7 @@ def test_golden_row_serves_as_the_good_row(tmp_path: Path) -> None:
     """After the golden check, warm-up and probe use a golden row, for models that cannot take zeros."""
     model = _golden_model(tmp_path, [3.0, 12.0])
     _check_golden(model, _Decoder((_rows(2),)))
-    recorder = _recorded(model, "cpu")
+    recorder = _recorded(model)
 
     model.warm_up()
     model.probe()

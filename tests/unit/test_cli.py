@@ -100,6 +100,18 @@ def test_check_passes_a_sound_configuration(config: Path, capsys: pytest.Capture
     assert check_json(config, capsys) == (0, {"ok": True, "problems": [], "not_checked": []})
 
 
+def test_check_tries_every_provider_under_auto(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that could not take part is a note, not a problem; the worker would start without it."""
+    config.write_text(CONFIG.replace("[cpu]", "auto"), encoding="utf-8")
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    code, answer = check_json(config, capsys)
+    assert (code, answer["problems"]) == (0, [])
+    built = "the installed onnxruntime was built without cuda"
+    assert answer["not_checked"] == [f"the model on cuda, which would not take part: {built}"]
+
+
 def test_check_prints_one_block_per_problem(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A block has file and line, key, what is wrong and what to write; the verdict counts the problems."""
     config.write_text(CONFIG.replace("output_topic", "output_topik"), encoding="utf-8")

@@ -47,7 +47,7 @@ CASES = {
     ),
     "nothing like it": Case(
         "  path: bundle", "  path: bundle\n  zzz: 1", 10, "model.zzz", "unknown_key",
-        "remove it; model takes path, providers, require_provider, intra_op_threads",
+        "remove it; model takes path, providers, require_provider, intra_op_threads, gpu_calls",
     ),
     "missing key": Case(
         "  id_field: id\n", "", 5, "event.id_field", "missing_key", "add id_field: transaction_id below event:"
@@ -90,6 +90,9 @@ CASES = {
     ),
     "misspelled choice": Case(
         "model:", "log:\n  level: WARN\nmodel:", 9, "log.level", "bad_value", "write level: warning"
+    ),
+    "misspelled word beside a list": Case(
+        "path: bundle", "path: bundle\n  providers: atuo", 10, "model.providers", "wrong_type", "write providers: auto"
     ),
     "item of a list": Case(
         "[transactions]", "\n    - a\n    - 7", 5, "kafka.input_topics", "wrong_type",

@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from worker.commands import reference
-from worker.settings import Settings
+from worker.settings import ModelSection, Settings
 from worker.settings_fields import fields, secret_files, settings_schema
 
 LEAST: dict[str, dict[str, object]] = {
@@ -60,6 +60,20 @@ def test_the_json_schema_judges_as_the_settings_do() -> None:
     assert not validator.is_valid(LEAST | {"probes": {"port": "8080"}})
     assert not validator.is_valid(LEAST | {"run": {"processes": 0}})
     assert not validator.is_valid({"kafka": {}})
+
+
+def test_providers_are_a_list_or_the_word_auto() -> None:
+    """Both forms come out as they went in; a mistake in the list is told as one of the list."""
+    for given in ("auto", ["cuda"], ["cpu", "cuda"]):
+        section = ModelSection.model_validate({"path": "bundle", "providers": given})
+        assert section.model_dump(mode="json")["providers"] == given
+    entry = fields()["model", "providers"]
+    assert entry.expected == "auto or a list, each one of cuda, cpu, at least one"
+    assert not entry.nullable
+    for wrong, kind in (("best", "tuple_type"), ([], "too_short"), (["auto"], "literal_error"), (None, "tuple_type")):
+        with pytest.raises(ValidationError) as caught:
+            ModelSection.model_validate({"path": "bundle", "providers": wrong})
+        assert [error["type"] for error in caught.value.errors()] == [kind]
 
 
 def test_the_least_example_of_the_reference_page_is_sound() -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from worker.adapters.onnx_invariance import sample_rows
 from worker.adapters.onnx_model import OnnxModel
+from worker.adapters.onnx_rows import sample_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from worker.adapters.bundle import Bundle
 
 SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
-HOST: Final = "host arrays"
-BOUND: Final = "bound buffers"
 _WARM_CALLS: Final = 3
 _LEAST_CALLS: Final = 15
 _LEVEL: Final = 1.1
@@ -33,8 +30,8 @@ _WASTE: Final = 1.25
 class Timing:
     """Microseconds per call of ``rows`` rows: the median, and the tenth and ninetieth percentile of ``calls``.
 
-    ``way`` is ``host arrays`` (a plain call, as the worker makes it) or ``bound buffers`` (inputs and outputs bound
-    once, so that a call copies nothing that it need not).
+    ``way`` is ``host arrays`` (a plain call, as the worker makes it on the CPU), ``bound buffers`` (inputs and
+    outputs bound once; rows are copied in and results out) or ``graph replay`` (the same, recorded on the device).
     """
 
     provider: str
@@ -51,6 +48,18 @@ class Timing:
         return self.median_us / self.rows
 
 
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What ``bench_bundle`` saw; ``notes`` are sentences on what could not be measured, or runs elsewhere.
+
+    ``way`` is how the worker would make its calls on this provider.
+    """
+
+    timings: tuple[Timing, ...]
+    way: str
+    notes: tuple[str, ...]
+
+
 def bench_bundle(
     bundle: Bundle,
     provider: str,
@@ -58,21 +67,22 @@ def bench_bundle(
     sizes: Sequence[int] = SIZES,
     seconds: float = 0.2,
     clock: Callable[[], float] = time.perf_counter,
-) -> list[Timing]:
+) -> Bench:
     """Time calls of each size on one provider, about ``seconds`` each, on random rows that the model takes.
 
     Raises ``EnvironmentFault`` where the provider does not work here, ``BundleError`` where the graph does not fit.
     """
-    model = OnnxModel.load(bundle, (provider,), provider, intra_op_threads, sizes)
+    model = OnnxModel.load(bundle, (provider,), provider, intra_op_threads, sizes, cuda_graphs=True)
+    if provider != "cpu":
+        model.warm_up()
     rows = sample_rows(model.inputs, max(sizes))
     timings = []
     for size in sizes:
         batch = tuple(tensor[:size] for tensor in rows)
-        timings.append(_timed(partial(model.run, batch), seconds, clock, Timing(provider, HOST, size)))
-        bound = model.bound_call(batch)
-        if bound is not None:
-            timings.append(_timed(bound, seconds, clock, Timing(provider, BOUND, size)))
-    return timings
+        for way, call in model.calls(batch).items():
+            timings.append(_timed(call, seconds, clock, Timing(provider, way, size)))
+    notes = (model.placement.left_behind(provider), model.no_graphs)
+    return Bench(tuple(timings), model.way, tuple(note for note in notes if note is not None))
 
 
 def _timed(call: Callable[[], object], seconds: float, clock: Callable[[], float], point: Timing) -> Timing:

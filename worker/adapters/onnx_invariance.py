@@ -6,21 +6,16 @@ It is what lets the worker group rows as the load wants, split a batch around a 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from worker.adapters.onnx_model import largest_difference
+from worker.adapters.onnx_rows import SAMPLE_ROWS, SEED, largest_difference
 from worker.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from worker.adapters.onnx_model import OnnxModel, Tensors
-    from worker.core.features import TensorSpec
-
-_SEED: Final = 20_160_512
-_MAX_ROWS: Final = 16
+    from worker.adapters.onnx_model import OnnxModel
+    from worker.adapters.onnx_rows import Tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +39,7 @@ def check_invariance(model: OnnxModel, rows: Tensors) -> Invariance:
     """
     alone: list[dict[str, np.ndarray]] = []
     kept: list[int] = []
-    count = min(len(rows[0]), _MAX_ROWS)
+    count = min(len(rows[0]), SAMPLE_ROWS)
     for row in range(count):
         try:
             alone.append(model.run(tuple(tensor[row : row + 1] for tensor in rows)))
@@ -69,25 +64,9 @@ def check_invariance(model: OnnxModel, rows: Tensors) -> Invariance:
     return Invariance(worst, where, len(kept), count - len(kept))
 
 
-def sample_rows(inputs: Sequence[TensorSpec], rows: int = _MAX_ROWS) -> Tensors:
-    """Made-up rows, the same in each call: normal numbers, small integers, short texts."""
-    random = np.random.default_rng(_SEED)
-    return tuple(_sample(spec, rows, random) for spec in inputs)
-
-
-def _sample(spec: TensorSpec, rows: int, random: np.random.Generator) -> np.ndarray:
-    shape = (rows, *spec.shape)
-    if spec.dtype == "string":
-        return random.choice(np.array(["", "a", "b", "abc"], dtype=object), shape)
-    if spec.dtype.startswith("float"):
-        return random.standard_normal(shape).astype(spec.dtype)
-    # Integers are often indices into a table of unknown size: only the first two are safe.
-    return random.integers(0, 2, shape).astype(spec.dtype)
-
-
 def _orders(bucket: int, rows: int) -> list[np.ndarray]:
     """Which row stands where in a batch of ``bucket``: each row at many positions, with changing neighbours."""
     if bucket == 1:
         return [np.array([row]) for row in range(rows)]
     forwards = np.arange(bucket) % rows
-    return [forwards, forwards[::-1], np.random.default_rng(_SEED).integers(0, rows, bucket)]
+    return [forwards, forwards[::-1], np.random.default_rng(SEED).integers(0, rows, bucket)]

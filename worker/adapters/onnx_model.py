@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from worker.adapters.bundle import DEFAULT_TOLERANCE
+from worker.adapters.onnx_device import BOUND, GRAPH, HOST, DeviceRunner, can_bind, check_rows
+from worker.adapters.onnx_file import read_onnx_file
 from worker.adapters.onnx_graph import OutputPlan, check_decision, check_graph, column_problem, fetched_outputs
-from worker.adapters.onnx_session import Opened, import_runtime, open_session
+from worker.adapters.onnx_graphs import graph_obstacle, replay_difference
+from worker.adapters.onnx_memory import MemoryLadder
+from worker.adapters.onnx_rows import Tensors, largest_difference, repeated, zero_rows
+from worker.adapters.onnx_session import Opened, import_runtime, open_session, reopen_with_graphs
 from worker.core.features import OutputSpec
 from worker.errors import BundleError, EngineFault, ModelError, Problem
 
@@ -18,34 +24,37 @@ if TYPE_CHECKING:
 
     from worker.adapters.bundle import Bundle
     from worker.core.decoder import Decoder
-    from worker.core.features import TensorSpec
-
-Tensors = tuple[np.ndarray, ...]
 
 
 class OnnxModel:
     """A bundle's model, ready to run. Not for use by several threads at once.
 
     ``provider`` is the one in use (``cuda`` or ``cpu``); ``fallback`` is a sentence where that is not the one asked
-    for first, and belongs into the log. ``nodes`` counts the graph's nodes by provider. ``golden_difference`` is the
-    largest one that ``check_golden`` saw.
+    for first, and belongs into the log; so does ``no_graphs``, which says why CUDA graphs that were asked for are not
+    used. ``placement`` says where the graph's nodes run. ``golden_difference`` is the largest one that
+    ``check_golden`` saw.
     """
 
-    def __init__(self, bundle: Bundle, opened: Opened, buckets: Sequence[int]) -> None:
+    def __init__(
+        self, bundle: Bundle, opened: Opened, buckets: Sequence[int], intra_op_threads: int, *, cuda_graphs: bool
+    ) -> None:
         self.label = bundle.label
         self.sha256 = bundle.sha256
         self.inputs = bundle.inputs
         self.decision = bundle.decision
         self.provider = opened.provider
         self.fallback = opened.fallback
-        self.nodes = opened.nodes
+        self.no_graphs: str | None = None
+        self.placement = opened.placement
         self.buckets = tuple(sorted(set(buckets)))
         self.golden_difference: float | None = None
         self._bundle = bundle
-        self._session = opened.session
+        self._intra_op_threads = intra_op_threads
+        self._wants_graphs = cuda_graphs and opened.provider == "cuda"
         self._fetched = fetched_outputs(bundle.sources)
         self._plans = check_graph(bundle, opened.session.get_inputs(), opened.session.get_outputs())
         self._good_row: Tensors | None = None
+        self._use(opened)
 
     @classmethod
     def load(
@@ -55,13 +64,16 @@ class OnnxModel:
         require_provider: str | None = None,
         intra_op_threads: int = 1,
         buckets: Sequence[int] = (1, 8, 32, 128, 512),
+        *,
+        cuda_graphs: bool = False,
     ) -> OnnxModel:
         """Open the session and check it against the manifest; one row of zeros is run where widths are unknown.
 
+        With ``cuda_graphs`` the warm-up records calls on CUDA once per bucket, where the model permits.
         Raises ``EnvironmentFault`` (onnxruntime or provider missing) and ``BundleError`` (the graph does not fit).
         """
         opened = open_session(bundle.model_path, providers, require_provider, intra_op_threads)
-        model = cls(bundle, opened, buckets)
+        model = cls(bundle, opened, buckets, intra_op_threads, cuda_graphs=cuda_graphs)
         model._learn_widths()
         return model
 
@@ -70,64 +82,125 @@ class OnnxModel:
         """The named outputs with their widths, in the manifest's order."""
         return tuple(OutputSpec(plan.name, plan.width) for plan in self._plans)
 
+    @property
+    def way(self) -> str:
+        """How a call reaches the model: with host arrays, over bound buffers, or as the replay of a graph."""
+        return HOST if self._device is None else self._device.way
+
+    @property
+    def ladder(self) -> MemoryLadder | None:
+        """The sizes that fit the device's memory; None on the CPU, which computes just the rows it gets."""
+        return None if self._device is None else self._device.ladder
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether rows reach the device from pinned memory."""
+        return self._device is not None and self._device.is_pinned
+
     def bucket(self, rows: int) -> int:
         """How many rows a call with ``rows`` really computes: the next bucket, except on the CPU."""
-        if self.provider == "cpu" or rows > self.buckets[-1]:
-            return rows
-        return self.buckets[bisect_left(self.buckets, rows)]
+        return rows if self._device is None else self._device.computed(rows)
 
     def run(self, tensors: Tensors) -> dict[str, np.ndarray]:
         """Named outputs, ``[n]`` or ``[n, width]`` each, of ``tensors`` in the order of ``inputs``, ``[n, ...]`` each.
 
-        Off the CPU the batch is filled up to the next bucket with copies of its last row. Raises ``ModelError``
-        where the call raises or gives another number of rows; some row may be the culprit.
+        Off the CPU the batch is filled up to the next bucket with copies of its last row, and runs in parts where the
+        device lacks the memory for it. Raises ``ModelError`` where the call raises or gives another number of rows,
+        so that some row may be the culprit, and ``EngineFault`` where the device is at fault.
         """
         rows = len(tensors[0])
-        bucket = self.bucket(rows)
-        if bucket != rows:
-            tensors = tuple(_pad(tensor, bucket) for tensor in tensors)
-        found = self._call(tensors, bucket)
+        found = self._call(tensors, rows) if self._device is None else self._device.run(tensors, rows)
         return {plan.name: _take(found[plan.index], plan, rows) for plan in self._plans}
 
-    def bound_call(self, tensors: Tensors) -> Callable[[], None] | None:
-        """A call on these rows with inputs and outputs bound once; None where an input holds strings.
+    def calls(self, tensors: Tensors) -> dict[str, Callable[[], object]]:
+        """By way, a call on these rows to be timed: with host arrays, over bound buffers, as a graph's replay.
 
-        Each call copies the rows into the bound inputs, as a worker would have to. ``tensors`` as for ``run``.
+        A way that this model cannot go is left out. ``tensors`` as for ``run``, as many rows as a bucket has.
         """
-        if any(spec.dtype == "string" for spec in self.inputs):
-            return None
-        runtime, session, binding = import_runtime(), self._session, self._session.io_binding()
-        bound = [runtime.OrtValue.ortvalue_from_numpy(tensor, self.provider, 0) for tensor in tensors]
-        for spec, value in zip(self.inputs, bound, strict=True):
-            binding.bind_ortvalue_input(spec.name, value)
-        for name in self._fetched:
-            binding.bind_output(name, "cpu")
-
-        def call() -> None:
-            for value, tensor in zip(bound, tensors, strict=True):
-                value.update_inplace(tensor)
-            session.run_with_iobinding(binding)
-
-        return call
+        rows = len(tensors[0])
+        runner = self._device or self._runner(self._session, has_graphs=False)
+        found = runner.run_unrecorded(tensors, rows)
+        calls: dict[str, Callable[[], object]] = {HOST: partial(runner.run_unrecorded, tensors, rows)}
+        if self._device is None:
+            calls[HOST] = partial(self.run, tensors)
+        if can_bind(self.inputs):
+            calls[BOUND] = partial(runner.bind(found, rows, recorded=False).run, tensors, rows)
+        if self._has_graphs:
+            calls[GRAPH] = partial(runner.run, tensors, rows)
+        return calls
 
     def warm_up(self) -> None:
         """Run every bucket, the largest first, twice each; raises ``BundleError`` where the model fails on that.
 
-        The rows are the first golden row where ``check_golden`` came before, else zeros and empty strings.
+        The rows are the first golden row where ``check_golden`` came before, else zeros and empty strings. Graphs are
+        recorded here and their replay is compared with plain calls; where it differs the model goes on without them.
         """
-        row = self._probe_row()
+        if self._wants_graphs:
+            self._record_graphs()
+        try:
+            self._warm_buckets()
+        except BundleError as error:
+            if not self._has_graphs:
+                raise
+            self._forgo_graphs(f"recording failed: {error}")
+        if self._has_graphs and (reason := self._replay_fault()) is not None:
+            self._forgo_graphs(reason)
+
+    def _warm_buckets(self) -> None:
+        row = self.good_row()
         for bucket in reversed(self.buckets):
-            batch = tuple(np.repeat(tensor, bucket, axis=0) for tensor in row)
+            batch = repeated(row, bucket)
             for _ in range(2):
                 try:
                     self.run(batch)
                 except ModelError as error:
                     raise BundleError(self._warm_up_problem(bucket, error)) from error
 
+    def _use(self, opened: Opened) -> None:
+        """Run on this session from now on."""
+        self._session = opened.session
+        self._has_graphs = opened.has_graphs
+        on_device = opened.provider != "cpu"
+        self._device = self._runner(opened.session, has_graphs=opened.has_graphs) if on_device else None
+
+    def _runner(self, session: Any, *, has_graphs: bool) -> DeviceRunner:
+        ladder = MemoryLadder(self.buckets)
+        runtime = import_runtime()
+        return DeviceRunner(runtime, session, self.provider, self.inputs, self._fetched, ladder, has_graphs=has_graphs)
+
+    def _record_graphs(self) -> None:
+        """Change to a session that records graphs, or note why not."""
+        self._wants_graphs = False
+        path, values = self._bundle.model_path, (*self._session.get_inputs(), *self._session.get_outputs())
+        reason = graph_obstacle(self.inputs, values, self.placement, read_onnx_file(path).operators)
+        if reason is None:
+            again, reason = reopen_with_graphs(path, self.provider, self._intra_op_threads)
+            if again is not None:
+                self._use(again)
+                return
+        self.no_graphs = f"no CUDA graphs, bound buffers instead: {reason}"
+
+    def _replay_fault(self) -> str | None:
+        """Why the recorded graphs must not be used; None where their replay gives what a plain call gives."""
+        if self._device is None:
+            return None
+        golden = self._bundle.golden
+        tolerance = DEFAULT_TOLERANCE if golden is None else golden.tolerance
+        difference = replay_difference(self._device, self.inputs, self.good_row())
+        if isinstance(difference, str):
+            return difference
+        return None if difference <= tolerance else f"a replay is off by {difference:.3g}, tolerance {tolerance:g}"
+
+    def _forgo_graphs(self, reason: str) -> None:
+        """Go on without graphs, on a new session: one that failed while recording is of no more use."""
+        self.no_graphs = f"no CUDA graphs, bound buffers instead: {reason}"
+        self._use(open_session(self._bundle.model_path, (self.provider,), self.provider, self._intra_op_threads))
+        self._warm_buckets()
+
     def probe(self) -> None:
         """Run one row that worked before; raises ``EngineFault`` where even that fails."""
         try:
-            self.run(self._probe_row())
+            self.run(self.good_row())
         except ModelError as error:
             message = f"the engine fails on a row that worked before: {error}"
             remedy = f"Restart the worker; if that does not help, check the {self.provider} device."
@@ -181,10 +254,6 @@ class OnnxModel:
         if problems:
             raise BundleError(*problems)
 
-    def zero_rows(self, rows: int) -> Tensors:
-        """``rows`` rows of zeros, and of empty strings for string inputs."""
-        return tuple(_zeros(spec, rows) for spec in self.inputs)
-
     def _run_golden(self, tensors: Tensors) -> dict[str, np.ndarray]:
         size, rows = self.buckets[-1], len(tensors[0])
         try:
@@ -201,20 +270,19 @@ class OnnxModel:
         except Exception as error:
             # ONNX Runtime's own exceptions share no base class below Exception.
             raise ModelError(str(error)) from error
-        for name, array in zip(self._fetched, found, strict=True):
-            if array.ndim == 0 or len(array) != rows:
-                raise ModelError(f"output '{name}' has shape {list(array.shape)} for a batch of {rows} rows")
+        check_rows(self._fetched, found, rows)
         return found
 
-    def _probe_row(self) -> Tensors:
-        return self._good_row if self._good_row is not None else self.zero_rows(1)
+    def good_row(self) -> Tensors:
+        """A row that the model takes, ``[1, ...]`` each: the first golden one, once checked, else zeros."""
+        return self._good_row if self._good_row is not None else zero_rows(self.inputs, 1)
 
     def _learn_widths(self) -> None:
         """Settle what the graph's shapes leave open by a run of two rows (one would hide a fixed row count)."""
         if not any(plan.is_open for plan in self._plans):
             return
         try:
-            found = self._call(self.zero_rows(2), 2)
+            found = self._call(zero_rows(self.inputs, 2), 2)
         except ModelError as error:
             raise BundleError(self._warm_up_problem(2, error)) from error
         problems, plans = [], []
@@ -244,34 +312,9 @@ class OnnxModel:
         return Problem(message, remedy, str(self._bundle.model_path), code="warm_up")
 
 
-def largest_difference(actual: np.ndarray, expected: np.ndarray) -> tuple[int, float]:
-    """The row that is off most, and by how much, relative to the expected value where that is above one.
-
-    Arrays of one shape, at least one row; a value that is not finite in only one of them is off by infinity.
-    """
-    left, right = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
-    same = (left == right) | (np.isnan(left) & np.isnan(right))
-    with np.errstate(invalid="ignore"):
-        off = np.abs(left - right) / np.maximum(1.0, np.abs(right))
-    off = np.where(same, 0.0, np.where(np.isfinite(off), off, np.inf))
-    by_row = off.reshape(len(off), -1).max(axis=1)
-    row = int(by_row.argmax())
-    return row, float(by_row[row])
-
-
 def _take(array: np.ndarray, plan: OutputPlan, rows: int) -> np.ndarray:
     """The ``rows`` first rows of a plan's part of a fetched output."""
     part = array[:rows]
     if plan.width is not None:
         return part
     return part if part.ndim == 1 else part[:, plan.column or 0]
-
-
-def _pad(tensor: np.ndarray, rows: int) -> np.ndarray:
-    # A real row, because zeros may be outside of what the model can take.
-    return np.concatenate([tensor, np.repeat(tensor[-1:], rows - len(tensor), axis=0)])
-
-
-def _zeros(spec: TensorSpec, rows: int) -> np.ndarray:
-    shape = (rows, *spec.shape)
-    return np.full(shape, "", dtype=object) if spec.dtype == "string" else np.zeros(shape, dtype=spec.dtype)

@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from worker.adapters.onnx_placement import PROVIDERS, SHORT_NAMES, Placement, read_placement
 from worker.errors import BundleError, EnvironmentFault, Problem
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
     import onnxruntime
 
-PROVIDERS: Final = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
-_SHORT_NAMES: Final = {name: short for short, name in PROVIDERS.items()}
 # The arena otherwise doubles past every batch; TF32 rounds float32 products to ten bits, which scores would show.
 _CUDA_OPTIONS: Final = {"arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"}
 
@@ -26,13 +25,15 @@ _CUDA_OPTIONS: Final = {"arena_extend_strategy": "kSameAsRequested", "use_tf32":
 class Opened:
     """A session, the provider in use, and a sentence where that is not the one asked for first.
 
-    ``nodes`` counts the graph's nodes by the provider that runs them, after optimisation.
+    ``placement`` says which of the graph's nodes runs where. ``has_graphs`` tells that the session records a CUDA
+    graph in each call that does not forbid it.
     """
 
     session: onnxruntime.InferenceSession
     provider: str
     fallback: str | None
-    nodes: dict[str, int]
+    placement: Placement
+    has_graphs: bool = False
 
 
 def open_session(
@@ -52,9 +53,23 @@ def open_session(
             session, reason = _try_open(runtime, model_path, short, intra_op_threads, is_last=short == wanted[-1])
             if session is not None:
                 fallback = f"using {short}, because {'; '.join(reasons)}" if reasons else None
-                return Opened(session, short, fallback, _count_nodes(session))
+                return Opened(session, short, fallback, read_placement(session))
         reasons.append(reason)
     raise _no_provider(runtime, wanted, require_provider, reasons)
+
+
+def reopen_with_graphs(model_path: Path, provider: str, intra_op_threads: int) -> tuple[Opened | None, str]:
+    """A session that records CUDA graphs; None, and the reason, where ONNX Runtime refuses."""
+    session, reason = _try_open(import_runtime(), model_path, provider, intra_op_threads, has_graphs=True)
+    if session is None:
+        return None, reason
+    return Opened(session, provider, None, read_placement(session), has_graphs=True), ""
+
+
+def usable_providers() -> list[str]:
+    """The known providers that the installed onnxruntime was built with; each may still fail to start."""
+    runtime = import_runtime()
+    return [short for short in PROVIDERS if _unavailable(runtime, short) is None]
 
 
 def import_runtime() -> ModuleType:
@@ -78,9 +93,18 @@ def _unavailable(runtime: ModuleType, short: str) -> str | None:
 
 
 def _try_open(
-    runtime: ModuleType, model_path: Path, short: str, intra_op_threads: int, *, is_last: bool
+    runtime: ModuleType,
+    model_path: Path,
+    short: str,
+    intra_op_threads: int,
+    *,
+    is_last: bool = False,
+    has_graphs: bool = False,
 ) -> tuple[Any, str]:
     """The session, or None and the reason why ``short`` does not work here."""
+    options: dict[str, str] = {}
+    if short == "cuda":
+        options = _CUDA_OPTIONS | ({"enable_cuda_graph": "1"} if has_graphs else {})
     # ONNX Runtime prints its troubles to the standard output, which may be carrying our JSON.
     with contextlib.redirect_stdout(sys.stderr):
         if short == "cuda":
@@ -89,7 +113,7 @@ def _try_open(
             session = runtime.InferenceSession(
                 str(model_path),
                 _session_options(runtime, intra_op_threads),
-                providers=[(PROVIDERS[short], _CUDA_OPTIONS if short == "cuda" else {})],
+                providers=[(PROVIDERS[short], options)],
                 enable_fallback=0,
             )
         except Exception as error:
@@ -124,14 +148,6 @@ def _session_options(runtime: ModuleType, intra_op_threads: int) -> Any:
     return options
 
 
-def _count_nodes(session: Any) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for part in session.get_provider_graph_assignment_info():
-        short = _SHORT_NAMES.get(part.ep_name, part.ep_name)
-        counts[short] = counts.get(short, 0) + len(part.get_nodes())
-    return counts
-
-
 def _refused(model_path: Path, error: Exception) -> BundleError:
     message = f"ONNX Runtime refuses the model: {_first_line(error)}"
     remedy = "Export the model again, for an operator set that this onnxruntime knows."
@@ -141,7 +157,7 @@ def _refused(model_path: Path, error: Exception) -> BundleError:
 def _no_provider(
     runtime: ModuleType, wanted: list[str], require_provider: str | None, reasons: list[str]
 ) -> EnvironmentFault:
-    available = [_SHORT_NAMES[name] for name in runtime.get_available_providers() if name in _SHORT_NAMES]
+    available = [SHORT_NAMES[name] for name in runtime.get_available_providers() if name in SHORT_NAMES]
     asked = f"model.require_provider is {require_provider}" if require_provider else f"asked for {', '.join(wanted)}"
     message = (
         f"no usable execution provider: {asked}, this onnxruntime has {', '.join(available)}: {'; '.join(reasons)}"

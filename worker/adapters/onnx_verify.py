@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Final, Literal, TypeVar
 import numpy as np
 
 from worker.adapters.bundle import DEFAULT_TOLERANCE, Bundle, load_bundle
-from worker.adapters.onnx_invariance import check_invariance, sample_rows
+from worker.adapters.onnx_invariance import check_invariance
 from worker.adapters.onnx_model import OnnxModel
+from worker.adapters.onnx_rows import sample_rows
 from worker.core.specs import SchemaError
 from worker.errors import BundleError, EngineFault, ModelError, Problem
 
@@ -94,10 +95,11 @@ def _bundle_detail(bundle: Bundle) -> str:
 
 
 def _model_detail(model: OnnxModel) -> str:
-    nodes = ", ".join(f"{count} on {provider}" for provider, count in sorted(model.nodes.items()))
+    nodes = ", ".join(f"{count} on {provider}" for provider, count in sorted(model.placement.counts.items()))
     outputs = ", ".join(f"{spec.name}[{spec.width}]" if spec.width else spec.name for spec in model.outputs)
     fallback = f" ({model.fallback})" if model.fallback else ""
-    return f"provider {model.provider}{fallback}; nodes: {nodes}; outputs: {outputs}"
+    left = model.placement.left_behind(model.provider)
+    return f"provider {model.provider}{fallback}; nodes: {nodes}{f' ({left})' if left else ''}; outputs: {outputs}"
 
 
 def _check_golden(checks: _Checks, bundle: Bundle, model: OnnxModel, decoder: Decoder | None) -> None:

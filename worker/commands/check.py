@@ -18,6 +18,7 @@ from worker.errors import BrokerError, ConfigError, HeadraceError, Problem
 if TYPE_CHECKING:
     from worker.adapters.bundle import Bundle
     from worker.adapters.onnx_model import OnnxModel
+    from worker.adapters.onnx_race import Candidates
     from worker.config_file import Loaded
     from worker.core.decoder import Decoder
     from worker.core.schema import ObjectSpec
@@ -73,16 +74,32 @@ def check_offline(loaded: Loaded, findings: Findings) -> None:
     bundle = findings.attempt(lambda: _load_bundle(settings))
     if bundle is None:
         return
-    model = None
+    models = None
     if find_spec("onnxruntime") is None:
         findings.not_checked.append(
             "the model itself, without ONNX Runtime: install headrace[cpu], or headrace[gpu] on an NVIDIA machine"
         )
     else:
-        model = findings.attempt(lambda: _open_model(bundle, settings))
-    decoder = None if schema is None else findings.attempt(lambda: _build_codec(schema, bundle, model, loaded))
-    if model is None:
+        models = findings.attempt(lambda: _open_models(bundle, settings))
+    decoder = None if schema is None else findings.attempt(lambda: _build_codec(schema, bundle, models, loaded))
+    if models is None:
         return
+    if models.is_race and decoder is not None:
+        _check_race(models, decoder, findings)
+        return
+    for model in models.models:
+        _check_model(model, decoder, findings)
+
+
+def _check_race(models: Candidates, decoder: Decoder, findings: Findings) -> None:
+    """One provider is enough; the others are worth a note."""
+    ready = findings.attempt(lambda: models.ready(decoder))
+    for lap in ready.race if ready is not None else ():
+        if lap.left_out is not None:
+            findings.not_checked.append(f"the model on {lap.provider}, which would not take part: {lap.left_out}")
+
+
+def _check_model(model: OnnxModel, decoder: Decoder | None, findings: Findings) -> None:
     if decoder is not None:
         # Before the warm-up: a model that cannot take zeros is warmed with a golden row.
         findings.attempt(lambda: model.check_golden(decoder))
@@ -109,20 +126,26 @@ def _load_bundle(settings: Settings) -> Bundle:
     return load_bundle(settings.model.path)
 
 
-def _open_model(bundle: Bundle, settings: Settings) -> OnnxModel:
-    from worker.adapters.onnx_model import OnnxModel
+def _open_models(bundle: Bundle, settings: Settings) -> Candidates:
+    """The model on the provider that would serve; under ``auto`` on each that works here, since any may win."""
+    from worker.adapters.onnx_race import open_candidates
 
     wanted = settings.model
-    return OnnxModel.load(
-        bundle, wanted.providers, wanted.require_provider, wanted.intra_op_threads, settings.batching.buckets
+    return open_candidates(
+        bundle,
+        wanted.providers,
+        wanted.require_provider,
+        wanted.intra_op_threads,
+        settings.batching.buckets,
+        cuda_graphs=wanted.gpu_calls == "cuda_graphs",
     )
 
 
-def _build_codec(schema: ObjectSpec, bundle: Bundle, model: OnnxModel | None, loaded: Loaded) -> Decoder:
+def _build_codec(schema: ObjectSpec, bundle: Bundle, models: Candidates | None, loaded: Loaded) -> Decoder:
     from worker.codec import build_codec, with_lines
 
     try:
-        return build_codec(loaded.settings, schema, bundle, bundle.outputs if model is None else model.outputs)[0]
+        return build_codec(loaded.settings, schema, bundle, bundle.outputs if models is None else models.outputs)[0]
     except ConfigError as error:
         raise with_lines(error, loaded.origins) from error
 

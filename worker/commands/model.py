@@ -15,6 +15,7 @@ from worker.commands.report import emit_json, problem_fields
 if TYPE_CHECKING:
     from worker.adapters.bundle import Bundle
     from worker.adapters.onnx_file import GraphValue, OnnxFile
+    from worker.adapters.onnx_placement import Placement
     from worker.adapters.onnx_verify import Check, DecoderFactory
     from worker.core.specs import ObjectSpec
 
@@ -27,6 +28,9 @@ def inspect(
     path: Annotated[Path, typer.Argument(help="Any .onnx file.")],
     init: Annotated[
         Path | None, typer.Option("--init", metavar="DIR", help="Write a starter bundle and event schema into DIR.")
+    ] = None,
+    provider: Annotated[
+        str | None, typer.Option(help="cuda or cpu: open the file there too, and show which nodes run where.")
     ] = None,
     json_output: JsonOption = False,
 ) -> None:
@@ -41,18 +45,31 @@ def inspect(
     except OSError as error:
         message = f"the model cannot be read: {error.strerror}"
         raise BundleError(Problem(message, "Name an .onnx file.", str(path), code="missing_file")) from error
+    placement = _placement(path, provider) if provider is not None else None
     notes = write_starter(path, facts, init) if init is not None else []
     if json_output:
         document = {"path": str(path), "size_bytes": size_bytes, "sha256": sha256, **asdict(facts)}
+        if placement is not None:
+            document["placement"] = asdict(placement)
         if init is not None:
             document |= {"bundle": str(init), "notes": notes}
         emit_json(document)
         return
     for line in _facts_lines(path, facts, size_bytes, sha256):
         typer.echo(line)
+    if placement is not None:
+        counts = ", ".join(f"{count} on {name}" for name, count in sorted(placement.counts.items()))
+        typer.echo(f"placement {placement.left_behind(str(provider)) or counts}")
     if init is not None:
         for line in _starter_lines(init, notes):
             typer.echo(line)
+
+
+def _placement(path: Path, provider: str) -> Placement:
+    """Where the file's nodes run on that provider; raises ``EnvironmentFault`` where it does not work here."""
+    from worker.adapters.onnx_session import open_session
+
+    return open_session(path, (provider,), None, 1).placement
 
 
 @app.command()

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,15 +79,17 @@ def free_port() -> int:
 
 
 class WorkerProcess:
-    """``headrace run`` with its configuration and its log in ``folder``."""
+    """``headrace run`` with its configuration and its log in ``folder``; ``changes`` take the place of sections."""
 
-    def __init__(self, folder: Path, bootstrap_servers: list[str]) -> None:
+    def __init__(
+        self, folder: Path, bootstrap_servers: list[str], changes: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> None:
         port = free_port()
         self._url = f"http://127.0.0.1:{port}"
         self._log = folder / "worker.log"
         self._config = folder / "worker.yaml"
         self._config.write_text(
-            yaml.safe_dump(configuration(bootstrap_servers, port), sort_keys=False),
+            yaml.safe_dump(configuration(bootstrap_servers, port) | dict(changes or {}), sort_keys=False),
             encoding="utf-8",
         )
         self._process: subprocess.Popen[bytes] | None = None

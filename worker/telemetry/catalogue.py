@@ -324,6 +324,18 @@ MODEL_LOAD_DURATION = Gauge(
     "Time from reading the bundle until the model was ready.",
     unset=True,
 )
+MODEL_RACE = Gauge(
+    "headrace_model_race_seconds",
+    "seconds",
+    "Time of one call per bucket and provider, as timed at the start; only with `model.providers: auto`.",
+    {"provider": OPEN, "bucket": OPEN},
+)
+MODEL_BATCH_CEILING = Gauge(
+    "headrace_model_batch_ceiling_records",
+    "records",
+    "Most records of one call on a GPU; below the largest bucket once the device ran out of memory.",
+    unset=True,
+)
 BUILD_INFO = Gauge(
     "headrace_build_info",
     "info",
