@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 LOCKS = Path(__file__).resolve().parents[2] / "requirements"
-USES = {"cpu.txt": "worker", "demo.txt": "demo"}
+USES = {"cpu.txt": "worker", "demo.txt": "demo", "tune.txt": "tune"}
 # The same module from the same source; a machine with a GPU has only the second one.
 TWINS = {"onnxruntime": "onnxruntime-gpu"}
 PINNED = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^ ;\\]+)(?P<marker> ;[^\\]*)?")
@@ -24,6 +24,7 @@ HEAD = """# Third-party licences
 
 These packages are installed beside Headrace; none of them is part of its wheel.
 *worker* packages come with every installation, *demo* packages with the extra `demo`.
+*Tune* packages come with the extra `tune`, which takes `confluent-kafka` too.
 
 The extra `gpu` puts `onnxruntime-gpu`, under the licence of `onnxruntime`, in the place of `onnxruntime`.
 It also brings NVIDIA's CUDA and cuDNN libraries (packages `nvidia-*`), which stand under NVIDIA's own terms.
