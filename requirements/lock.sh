@@ -9,8 +9,9 @@ compile() {
         --generate-hashes --no-emit-index-url --no-header "$@"
 }
 compile "$@" pyproject.toml requirements/dev.in requirements/bootstrap.in \
-    --extra demo --extra convert --output-file requirements/dev.txt
+    --extra demo --extra convert --extra tune --output-file requirements/dev.txt
 compile requirements/bootstrap.in -c requirements/dev.txt --output-file requirements/bootstrap.txt
 compile pyproject.toml --extra cpu -c requirements/dev.txt --output-file requirements/cpu.txt
 compile pyproject.toml --extra gpu -c requirements/dev.txt --output-file requirements/gpu.txt
 compile pyproject.toml --extra demo -c requirements/dev.txt --output-file requirements/demo.txt
+compile pyproject.toml --extra tune -c requirements/dev.txt --output-file requirements/tune.txt

@@ -23,6 +23,8 @@ from worker.demo.worker_process import (
     Samples,
     WorkerFailure,
     WorkerProcess,
+    configuration,
+    free_port,
 )
 
 FLUSH_TIMEOUT_S = 60.0
@@ -65,7 +67,7 @@ def measure(pool: Pool, model: str, provider: str, gpu_calls: str, events: int, 
         if missing := cluster.flush(FLUSH_TIMEOUT_S):
             raise WorkerFailure(f"the mock cluster did not take {missing} records", "", 1)
         changes = _sections(pool, provider, gpu_calls, max_batch_size)
-        worker = WorkerProcess(Path(folder), cluster.bootstrap_servers, changes)
+        worker = WorkerProcess(Path(folder), configuration(cluster.bootstrap_servers, free_port()) | changes)
         worker.start()
         try:
             worker.wait_ready()

@@ -23,7 +23,7 @@ def test_configuration_is_valid(tmp_path: Path) -> None:
 
 def test_early_end_is_told_with_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that refuses its configuration fails the demo with the worker's exit code and words."""
-    worker = WorkerProcess(tmp_path, ["127.0.0.1:9"])
+    worker = WorkerProcess(tmp_path, configuration(["127.0.0.1:9"], 9))
     (tmp_path / "worker.yaml").write_text("kafka: {group: x}\n", encoding="utf-8")
     # The user's own settings are not the demo's: this one would change the outcome.
     monkeypatch.setenv("HEADRACE__PROBES__PORT", "not a port")
@@ -37,7 +37,7 @@ def test_early_end_is_told_with_the_log(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_silent_worker_has_no_metrics(tmp_path: Path) -> None:
     """Where nobody answers there are no samples, and killing what never started does nothing."""
-    worker = WorkerProcess(tmp_path, ["127.0.0.1:9"])
+    worker = WorkerProcess(tmp_path, configuration(["127.0.0.1:9"], 9))
     worker.kill()
     assert worker.samples() is None
     with pytest.raises(RuntimeError, match="not started"):

@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 LOCKS = Path(__file__).resolve().parents[2] / "requirements"
-USES = {"cpu.txt": "worker", "demo.txt": "demo"}
+USES = {"cpu.txt": "worker", "demo.txt": "demo", "tune.txt": "tune"}
 # The same module from the same source; a machine with a GPU has only the second one.
 READ_BY_HAND = {"pysimdjson": "MIT"}
 """Licences of packages that carry the text alone."""
@@ -27,6 +27,7 @@ HEAD = """# Third-party licences
 
 These packages are installed beside Headrace; none of them is part of its wheel.
 *worker* packages come with every installation, *demo* packages with the extra `demo`.
+*Tune* packages come with the extra `tune`, which takes `confluent-kafka` too.
 
 The extra `gpu` puts `onnxruntime-gpu`, under the licence of `onnxruntime`, in the place of `onnxruntime`.
 It also brings NVIDIA's CUDA and cuDNN libraries (packages `nvidia-*`), which stand under NVIDIA's own terms.

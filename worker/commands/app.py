@@ -10,7 +10,7 @@ import typer
 from typer.exceptions import TyperException
 from typer.main import get_command
 
-from worker.commands import check, config, demo, dlq, model, produce_sample, run, topics, version
+from worker.commands import check, config, demo, dlq, model, produce_sample, run, topics, tune, version
 from worker.commands.report import emit_json, emit_problems_json, print_problems
 from worker.errors import HeadraceError, Problem
 
@@ -32,6 +32,7 @@ app.add_typer(config.app, name="config")
 app.add_typer(topics.app, name="topics")
 app.add_typer(dlq.app, name="dlq")
 app.command("produce-sample")(produce_sample.produce_sample)
+app.command("tune")(tune.tune)
 app.command("version")(version.version)
 
 

@@ -22,6 +22,8 @@ from worker.demo.worker_process import (
     OUTPUT_TOPIC,
     WorkerFailure,
     WorkerProcess,
+    configuration,
+    free_port,
 )
 
 _REFRESH_S = 0.25
@@ -73,7 +75,8 @@ def run(plan: Plan, display: Display) -> Result:
         display.say("starting a Kafka mock cluster in this process")
         cluster = MockCluster()
         partitions = min(cluster.create_topic(name) for name in (INPUT_TOPIC, OUTPUT_TOPIC, DEAD_LETTER_TOPIC))
-        with _started(WorkerProcess(Path(folder), cluster.bootstrap_servers)) as worker:
+        config = configuration(cluster.bootstrap_servers, free_port())
+        with _started(WorkerProcess(Path(folder), config)) as worker:
             display.say("starting the worker as a process of its own, simulating cards meanwhile")
             transactions = simulator.after_warm_up(plan.seed, round(plan.rate * plan.seconds))
             ledger = Ledger(transactions.scenario > 0, _faults(plan, transactions))

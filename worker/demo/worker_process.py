@@ -79,25 +79,30 @@ def free_port() -> int:
 
 
 class WorkerProcess:
-    """``headrace run`` with its configuration and its log in ``folder``; ``changes`` take the place of sections."""
+    """``headrace run`` with its configuration and its log in ``folder``.
 
-    def __init__(
-        self, folder: Path, bootstrap_servers: list[str], changes: Mapping[str, Mapping[str, Any]] | None = None
-    ) -> None:
-        port = free_port()
-        self._url = f"http://127.0.0.1:{port}"
+    The configuration has the probes on a loopback port. ``variables`` go into the worker's environment: secrets, which
+    no file shall hold.
+    """
+
+    def __init__(self, folder: Path, config: Mapping[str, Any], variables: Mapping[str, str] | None = None) -> None:
+        self._url = f"http://127.0.0.1:{config['probes']['port']}"
         self._log = folder / "worker.log"
         self._config = folder / "worker.yaml"
-        self._config.write_text(
-            yaml.safe_dump(configuration(bootstrap_servers, port) | dict(changes or {}), sort_keys=False),
-            encoding="utf-8",
-        )
+        self._config.write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
+        self._variables = variables or {}
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The number of the started process."""
+        return self._running.pid
 
     def start(self) -> None:
         """Start the process; it is not ready yet. It ends when the calling thread does, so call from the main one."""
         # A setting in the user's environment is meant for a worker of theirs and would win over the demo's file.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE__")}
+        environment |= self._variables
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "worker.demo.leash", "run", "--config", str(self._config)],
