@@ -18,7 +18,7 @@ from worker.adapters.kafka_fencing import Stamp
 from worker.adapters.kafka_sink import KafkaSink
 from worker.adapters.kafka_source import KafkaSource, Polled
 from worker.adapters.kafka_transactions import BROKER_ABORT_LAG_S, TransactionalSink
-from worker.core.actions import CommitOffsets, Outcome, Produce, RunBatch
+from worker.core.actions import Action, CommitOffsets, Outcome, Produce, RunBatch
 from worker.core.batching import Batch
 from worker.core.offsets import Commit
 from worker.core.pipeline import Pipeline
@@ -179,7 +179,13 @@ class Driver:
             log.warning("late_batch_dropped", size=batch.size)
 
     def _scored(self, batch: Batch, result: Outcome | BaseException) -> None:
-        """The engine's result, on the loop."""
+        """The engine thread's result, on the loop."""
+        self.engine.returned()
+        self._take(batch, result)
+        self._pump()
+
+    def _take(self, batch: Batch, result: Outcome | BaseException) -> None:
+        """Give the pipeline what the engine made of a batch."""
         if isinstance(result, BaseException):
             if isinstance(result, EngineFault):
                 self._recorder.engine_failed()
@@ -193,7 +199,6 @@ class Driver:
             self.fail(error)
             return
         self._recorder.batch_done(batch, result, time.perf_counter() - begun)
-        self._pump()
 
     def _delivered(self, parcel: Parcel, refused: Mapping[int, Refusal]) -> None:
         """The sink's verdict on a parcel."""
@@ -211,21 +216,28 @@ class Driver:
 
     def _pump(self) -> None:
         """Carry out what the pipeline decided, and set the timer for what waits for time."""
-        for action in self._pipeline.take_actions():
-            match action:
-                case RunBatch(batch):
-                    self.engine.submit(batch)
-                case Produce(parcels):
-                    now = self._loop.time()
-                    for parcel in parcels:
-                        parcel.sent_at = now
-                    self.sink.send(parcels)
-                case CommitOffsets(commit):
-                    task = asyncio.create_task(self._commit(commit), name="commit")
-                    self._commits.add(task)
-                    task.add_done_callback(self._commits.discard)
+        while actions := self._pipeline.take_actions():
+            for action in actions:
+                self._carry_out(action)
         self._moved.set()
         self._arm()
+
+    def _carry_out(self, action: Action) -> None:
+        """One action; what comes of it is decided when those given with it are carried out."""
+        match action:
+            case RunBatch(batch):
+                result = self.engine.submit(batch)
+                if result is not None:
+                    self._take(batch, result)
+            case Produce(parcels):
+                now = self._loop.time()
+                for parcel in parcels:
+                    parcel.sent_at = now
+                self.sink.send(parcels)
+            case CommitOffsets(commit):
+                task = asyncio.create_task(self._commit(commit), name="commit")
+                self._commits.add(task)
+                task.add_done_callback(self._commits.discard)
 
     def _arm(self) -> None:
         """One timer, for the pipeline's next deadline."""

@@ -1,7 +1,8 @@
-"""The engine: one thread that runs the model, one batch after the other, off the event loop.
+"""The engine: runs the model, one batch after the other.
 
-ONNX Runtime releases the interpreter lock while it computes, so the loop decodes, encodes and talks to Kafka
-meanwhile.
+Long calls run on a thread of their own: ONNX Runtime releases the interpreter lock while it computes, so the loop
+decodes, encodes and talks to Kafka meanwhile. Short ones run where they are asked for: going to another thread and
+back costs more than such a call, and waits for a processor twice.
 """
 
 from __future__ import annotations
@@ -33,6 +34,13 @@ class Model(Protocol):
         ...
 
 
+SHORT_S = 0.000_3
+"""A call this short is no pause worth mentioning for the event loop."""
+
+_MEMORY = 0.2
+"""Weight of the newest call in the expected time."""
+
+
 class Engine:
     """Runs batches in the order they are given; ``finished`` is called on the engine's thread."""
 
@@ -42,14 +50,27 @@ class Engine:
         self._batches: SimpleQueue[Batch | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._busy_since: float | None = None
+        self._submitted = 0
+        self._expected_s: dict[int, float] = {}
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
 
-    def submit(self, batch: Batch) -> None:
-        """Queue a batch."""
+    def submit(self, batch: Batch) -> Outcome | BaseException | None:
+        """Run a batch that promises to be short here and now, and return its result; queue any other for the thread.
+
+        Batches queued before are never overtaken.
+        """
+        if self._submitted == 0 and self._expected_s.get(batch.size.bit_length(), SHORT_S) < SHORT_S:
+            return self._result(batch)
+        self._submitted += 1
         self._batches.put(batch)
+        return None
+
+    def returned(self) -> None:
+        """The loop has taken a result of the thread's."""
+        self._submitted -= 1
 
     def stop(self) -> None:
         """Let the thread end after the batches it has; does not wait for a hung model call."""
@@ -63,13 +84,21 @@ class Engine:
     def _work(self) -> None:
         """The thread."""
         while (batch := self._batches.get()) is not None:
-            self._busy_since = time.monotonic()
-            try:
-                result: Outcome | BaseException = self.run(batch)
-            except BaseException as error:  # noqa: BLE001 # handed to the loop, which ends the worker with it
-                result = error
+            self._finished(batch, self._result(batch))
+
+    def _result(self, batch: Batch) -> Outcome | BaseException:
+        """The outcome, or what the loop ends the worker with."""
+        self._busy_since = time.monotonic()
+        try:
+            outcome = self.run(batch)
+        except BaseException as error:  # noqa: BLE001 # handed to the loop
+            return error
+        finally:
             self._busy_since = None
-            self._finished(batch, result)
+        took_s = outcome.assemble_s + outcome.infer_s
+        size = batch.size.bit_length()
+        self._expected_s[size] = took_s * _MEMORY + self._expected_s.get(size, took_s) * (1 - _MEMORY)
+        return outcome
 
     def run(self, batch: Batch) -> Outcome:
         """Score one batch: rows the model fails on are refused, the others keep the scores they have without them."""

@@ -77,6 +77,7 @@ class FetchLoop:
         self._busy: dict[int, asyncio.Task[None]] = {}
         self._again: asyncio.TimerHandle | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._asked = asyncio.Event()
         self._silent: set[int] = set()
         self._failure: BaseException | None = None
         self.out_of_range: set[TopicPartition] = set()
@@ -162,6 +163,7 @@ class FetchLoop:
 
     async def wait(self, timeout_s: float) -> None:
         """Until something more has been fetched, or the time is over."""
+        self._asked.set()
         waiter = self._waiter = self._loop.create_future()
         timer = self._loop.call_later(timeout_s, self._wake)
         try:
@@ -245,8 +247,11 @@ class FetchLoop:
                 self._answered(reading, answers[reading.tp])
         size = sum(len(answer.raw) for answer in answers.values())
         if size:
+            self._asked.clear()
             self._wake()
         if 0 < size < FEW_BYTES and self._gather_s:
+            # The pause begins when all that came is worked on: before that, more could not be used.
+            await self._asked.wait()
             await asyncio.sleep(self._gather_s)
 
     def _answered(self, reading: _Reading, answer: Answer) -> None:
