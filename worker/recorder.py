@@ -10,6 +10,7 @@ import numpy as np
 
 from worker.core.actions import Outcome
 from worker.core.batching import Batch
+from worker.core.costs import CostModel
 from worker.core.records import Parcel, Span, TopicPartition
 from worker.telemetry import M, Metrics
 
@@ -22,6 +23,10 @@ PARTITION_GAUGES = (
     M.SETTLED_AHEAD,
 )
 """What is said about a partition only while it is assigned."""
+
+
+DECODE_BUCKETS = (1, 8, 32, 128, 512)
+"""Sizes by which the cost of decoding is learned; a poll seldom returns more of one partition."""
 
 
 class ModelFacts(Protocol):
@@ -41,6 +46,7 @@ class Recorder:
         self._metrics = metrics
         self._model = model
         self._labels: dict[str, Any] = {"model": name, "version": version}
+        self.decoding = CostModel(DECODE_BUCKETS)
         self.rebalances = 0
         self.last_progress_s = time.time()
 
@@ -69,6 +75,7 @@ class Recorder:
         """A span was decoded and admitted."""
         self._metrics.count(M.RECORDS_CONSUMED, len(span), topic=span.tp.topic)
         self._metrics.observe(M.STAGE_DURATION, decode_s, stage="decode")
+        self.decoding.observe(len(span), decode_s)
 
     def waited_for_room(self, took_s: float) -> None:
         """Back-pressure held the poll."""
@@ -85,7 +92,7 @@ class Recorder:
         if culprits:
             metrics.count(M.INFERENCE_FAILURES, culprits, reason="model_error")
         metrics.count(M.BATCHES, reason=batch.reason.value)
-        metrics.observe(M.BATCH_SIZE, batch.size)
+        metrics.observe(M.BATCH_SIZE, batch.size, reason=batch.reason.value)
         metrics.observe(M.BATCH_WAIT, batch.waited_s)
         metrics.observe(M.BATCH_PADDING, 1 - batch.size / self._model.bucket(batch.size))
         metrics.observe(M.STAGE_DURATION, batch.waited_s, stage="queue")
@@ -93,6 +100,8 @@ class Recorder:
         metrics.observe(M.STAGE_DURATION, outcome.infer_s, stage="infer")
         metrics.observe(M.STAGE_DURATION, encode_s, stage="encode")
         metrics.observe(M.INFERENCE_DURATION, outcome.infer_s, **labels)
+        if batch.expected_s:
+            metrics.observe(M.COST_ERROR, abs(outcome.infer_s / batch.expected_s - 1))
         metrics.count(M.INFERENCE_EXECUTIONS, provider=self._model.provider, **labels)
         metrics.count(M.INFERENCE_RECORDS, batch.size, provider=self._model.provider, **labels)
 

@@ -32,7 +32,7 @@ class Pipeline:
         self._dispatcher = dispatcher
         self._policy = policy
         self._tracker = OffsetTracker()
-        self._batcher = MicroBatcher(policy.batch)
+        self.batcher = self._batcher = MicroBatcher(policy.batch)
         self._gate = FlowGate(policy.flow)
         self._running: list[Batch] = []
         self._actions: list[Action] = []
@@ -124,11 +124,14 @@ class Pipeline:
         if not self._running or self._running[0] is not batch:
             raise ValueError("the engine finished a batch that was not next")
         del self._running[0]
+        if not outcome.refusals:  # else the call may have been repeated in halves
+            self.batcher.calls.observe(batch.size, outcome.infer_s)
         self._dispatch(now)
         self._deliver(batch, outcome)
 
     def parcel_delivered(self, parcel: Parcel, refused: Mapping[int, Refusal], now: float) -> None:
         """The broker acknowledged a parcel except the ``refused`` records, by index in the parcel."""
+        self.batcher.delivered(now - parcel.sent_at)
         letters: list[Parcel] = []
         for index, refusal in refused.items():
             row = parcel.row(index)
