@@ -795,7 +795,7 @@ def test_the_batcher_hears_how_long_deliveries_take() -> None:
     """From the time at which the parcel was sent."""
     rig = Rig()
     heard: list[float] = []
-    rig.pipeline.batcher.delivered = heard.append  # type: ignore[method-assign]
+    rig.pipeline.batcher.delivered = heard.append  # type: ignore[method-assign, assignment]
     rig.receive([1])
     rig.score()
     rig.parcels[0].sent_at = 2.0
