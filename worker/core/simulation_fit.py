@@ -14,6 +14,9 @@ from worker.core.simulation import Line, Load, Machine, Rules, simulate
 ROW_S = 0.000002
 """What a record costs the loop beside decoding and encoding, where no capacity tells: parsing, appending, metrics."""
 
+MOST = 0.7
+"""At most this share of the other work goes with the records, whatever a capacity says: polls are never free."""
+
 ROUNDS = 12
 LEAST_S = 0.00005
 STEP = 0.7
@@ -88,7 +91,7 @@ def _row_s(measured: Measured, other_s: float, most: int, capacity: float | None
     At its capacity the loop does nothing but full batches, so a record takes ``1 / capacity`` there: what is known
     of it, and its share of what a batch costs, leave the rest. This says nothing where the engine is the limit.
     """
-    largest_s = other_s / measured.records
+    largest_s = MOST * other_s / measured.records
     mean = measured.records / measured.batches
     if capacity is None or mean >= most or measured.call(most) / most > 0.9 / capacity:
         return min(ROW_S, largest_s)
