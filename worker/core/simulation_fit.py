@@ -28,19 +28,17 @@ STAMP_S = 0.0005
 class Measured:
     """Sums over ``seconds`` of a constant load, and what was learned of sizes until its end.
 
-    ``cpu_s`` is the processor time of the whole process, ``engine_s`` the time in the model, ``assemble_s`` that of
-    joining the rows before, ``decode_s`` and ``handle_s`` the loop's in decoding and encoding.
-    ``produce_s`` are equally likely times from a parcel's hand-over to its acknowledgement, ascending.
+    ``spans`` counts what was decoded at a time, ``cpu_s`` is the processor time of the whole process, ``assemble_s``
+    that of joining the rows of batches. ``produce_s`` are equally likely times from a parcel's hand-over to its
+    acknowledgement, ascending.
     """
 
     seconds: float
     records: float
     batches: float
+    spans: float
     cpu_s: float
-    engine_s: float
     assemble_s: float
-    decode_s: float
-    handle_s: float
     call: Line
     span: Line
     handle: Line
@@ -69,15 +67,21 @@ def fit(measured: Measured, rules: Rules, load: Load, capacity: float | None = N
 
 
 def _first_guess(measured: Measured, most: int, capacity: float | None) -> Machine:
-    """Everything but the round trips is final."""
-    spent_s = measured.engine_s + measured.assemble_s + measured.decode_s + measured.handle_s
+    """Everything but the round trips is final.
+
+    What is accounted for is computed from the lines: measured sums hold the time that others had the processor, too.
+    """
+    call, span, handle = measured.call, measured.span, measured.handle
+    spent_s = measured.assemble_s + measured.batches * (call.fixed_s + handle.fixed_s)
+    spent_s += measured.spans * span.fixed_s
+    spent_s += measured.records * (call.per_row_s + handle.per_row_s + span.per_row_s)
     other_s = max(measured.cpu_s - spent_s, 0.0)
     row_s = _row_s(measured, other_s, most, capacity)
-    call, joined_s = measured.call, measured.assemble_s / measured.batches
+    joined_s = measured.assemble_s / measured.batches
     return Machine(
         calls=((1, call(1) + joined_s), (most, call(most) + joined_s)),
-        span=measured.span,
-        handle=measured.handle,
+        span=span,
+        handle=handle,
         cycle_s=(other_s - row_s * measured.records) / measured.batches / 2,
         row_s=row_s,
         fetch_s=0.001,

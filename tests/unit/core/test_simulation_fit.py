@@ -34,16 +34,15 @@ def _account(machine: Machine, load: Load) -> Measured:
     engine_s, loop_s = (share * result.until_s for share in (result.engine_share, result.loop_share))
     handle_s = batches * machine.handle.fixed_s + records * machine.handle.per_row_s
     decode_s = loop_s - handle_s - records * machine.row_s - 2 * batches * machine.cycle_s
+    spans = (decode_s - records * machine.span.per_row_s) / machine.span.fixed_s
     slope_s = (machine.calls[1][1] - machine.calls[0][1]) / (machine.calls[1][0] - machine.calls[0][0])
     return Measured(
         seconds=result.until_s,
         records=records,
         batches=batches,
+        spans=spans,
         cpu_s=engine_s + loop_s,
-        engine_s=engine_s - batches * 0.000005,
         assemble_s=batches * 0.000005,
-        decode_s=decode_s,
-        handle_s=handle_s,
         call=Line(machine.calls[0][1] - slope_s - 0.000005, slope_s),
         span=machine.span,
         handle=machine.handle,
@@ -93,7 +92,7 @@ SMALL = poisson(2000, 0.05, 2)
     [
         ({}, None),
         ({"batches": 10.0, "records": 10 * 600.0}, CAPACITY),
-        ({"call": Line(0.0, 0.001)}, CAPACITY),
+        ({"call": Line(0.0, 0.001), "cpu_s": 100.0}, CAPACITY),
     ],
 )
 def test_without_a_telling_capacity_a_record_costs_the_usual(
