@@ -36,16 +36,15 @@ from worker.adapters.probes import ProbeServer
 from worker.adapters.schema_file import load_schema
 from worker.codec import build_codec
 from worker.core.actions import Policy
-from worker.core.batching import BatchLimits
 from worker.core.brakes import BrakeLimits
 from worker.core.decoder import Decoder
-from worker.core.flow import FlowLimits
 from worker.core.lifecycle import Lifecycle, State
 from worker.core.outgoing import Dispatcher, Routing
 from worker.core.output import OutputEncoder
 from worker.core.pipeline import Pipeline
 from worker.driver import Driver
 from worker.errors import BrokerError, Problem
+from worker.limits import batch_limits, flow_limits
 from worker.monitor import Monitor
 from worker.recorder import Recorder
 from worker.settings import Settings
@@ -279,14 +278,10 @@ class Worker:
             model_label=scorer.bundle.label,
             model_digest=scorer.bundle.sha256[:DIGEST_LENGTH],
         )
-        batching, flow, delivery, brakes = settings.batching, settings.flow, settings.delivery, settings.brakes
+        delivery, brakes = settings.delivery, settings.brakes
         policy = Policy(
-            BatchLimits(batching.max_batch_size, batching.max_batch_bytes, batching.max_batch_delay_s),
-            FlowLimits(
-                flow.max_in_flight_records,
-                flow.max_in_flight_bytes,
-                flow.max_in_flight_records + delivery.commit_max_records,
-            ),
+            batch_limits(settings, padded=scorer.model.provider != "cpu"),
+            flow_limits(settings),
             delivery.commit_interval_s,
             delivery.commit_max_records,
             skip_tombstones=settings.event.on_tombstone == "skip",

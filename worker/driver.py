@@ -198,7 +198,9 @@ class Driver:
         except Exception as error:  # noqa: BLE001 # a bug; ends the worker through run()
             self.fail(error)
             return
-        self._recorder.batch_done(batch, result, time.perf_counter() - begun)
+        took_s = time.perf_counter() - begun
+        self._pipeline.batcher.handling.observe(batch.size, took_s)
+        self._recorder.batch_done(batch, result, took_s)
 
     def _delivered(self, parcel: Parcel, refused: Mapping[int, Refusal]) -> None:
         """The sink's verdict on a parcel."""

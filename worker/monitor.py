@@ -253,6 +253,7 @@ class Monitor:
         for topic, count in assigned.items():
             metrics.gauge(M.CONSUMER_ASSIGNED_PARTITIONS, count, topic=topic)
         self._count_tally(pipeline, driver)
+        self._publish_costs(pipeline, recorder)
         self._watch_brakes(pipeline)
         sizes = metrics.snapshot(M.BATCH_SIZE)
         self._status = {
@@ -275,6 +276,14 @@ class Monitor:
             self._metrics.gauge(M.OFFSET_COMMITTABLE, standing.next_offset, **where)
         if standing.received_offset >= 0:
             self._metrics.gauge(M.OFFSET_RECEIVED, standing.received_offset, **where)
+
+    def _publish_costs(self, pipeline: Pipeline, recorder: Recorder) -> None:
+        """What was learned of costs; and the batcher hears how the clock of timestamps stands to the loop's."""
+        batcher = pipeline.batcher
+        batcher.wall_offset_s = time.time() - time.monotonic()
+        for stage, costs in (("call", batcher.calls), ("handle", batcher.handling), ("decode", recorder.decoding)):
+            self._metrics.gauge(M.COST_FIXED, costs.fixed_s, stage=stage)
+            self._metrics.gauge(M.COST_RECORD, costs.per_row_s, stage=stage)
 
     def _watch_brakes(self, pipeline: Pipeline) -> None:
         """One error line for each partition that stops, one of information where it goes on, gauge and counters."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from worker.core.actions import Outcome
 from worker.core.batching import Batch
+from worker.core.costs import CostModel
 from worker.core.records import Parcel, Span, TopicPartition
 from worker.telemetry import M, Metrics
 
@@ -26,6 +27,10 @@ PARTITION_GAUGES = (
 
 OBSERVED_TOGETHER = 2048
 """So many latencies are taken in by one call; numpy costs much for a handful."""
+
+
+DECODE_BUCKETS = (1, 8, 32, 128, 512)
+"""Sizes by which the cost of decoding is learned; a poll seldom returns more."""
 
 
 class ModelFacts(Protocol):
@@ -48,6 +53,7 @@ class Recorder:
         self._delivered_at: list[float] = []
         self._created_ms: list[Sequence[int | None]] = []
         self._unobserved = 0
+        self.decoding = CostModel(DECODE_BUCKETS)
         self.rebalances = 0
         self.last_progress_s = time.time()
 
@@ -74,9 +80,12 @@ class Recorder:
 
     def received(self, spans: Iterable[Span], decode_s: float) -> None:
         """The spans of one poll were decoded and admitted."""
+        records = 0
         for span in spans:
             self._metrics.count(M.RECORDS_CONSUMED, len(span), topic=span.tp.topic)
+            records += len(span)
         self._metrics.observe(M.STAGE_DURATION, decode_s, stage="decode")
+        self.decoding.observe(records, decode_s)
 
     def waited_for_room(self, took_s: float) -> None:
         """Back-pressure held the poll."""
@@ -93,7 +102,7 @@ class Recorder:
         if culprits:
             metrics.count(M.INFERENCE_FAILURES, culprits, reason="model_error")
         metrics.count(M.BATCHES, reason=batch.reason.value)
-        metrics.observe(M.BATCH_SIZE, batch.size)
+        metrics.observe(M.BATCH_SIZE, batch.size, reason=batch.reason.value)
         metrics.observe(M.BATCH_WAIT, batch.waited_s)
         metrics.observe(M.BATCH_PADDING, 1 - batch.size / self._model.bucket(batch.size))
         metrics.observe(M.STAGE_DURATION, batch.waited_s, stage="queue")
@@ -101,6 +110,8 @@ class Recorder:
         metrics.observe(M.STAGE_DURATION, outcome.infer_s, stage="infer")
         metrics.observe(M.STAGE_DURATION, encode_s, stage="encode")
         metrics.observe(M.INFERENCE_DURATION, outcome.infer_s, **labels)
+        if batch.expected_s:
+            metrics.observe(M.COST_ERROR, abs(outcome.infer_s / batch.expected_s - 1))
         metrics.count(M.INFERENCE_EXECUTIONS, provider=self._model.provider, **labels)
         metrics.count(M.INFERENCE_RECORDS, batch.size, provider=self._model.provider, **labels)
 

@@ -212,6 +212,12 @@ class BatchingSection(Section):
         description="Longest wait for company, from the first record on. An upper bound: an idle engine never waits"
         " for it.",
     )
+    latency_slo_s: Annotated[float, Field(gt=0, le=3600)] | None = Field(
+        default=None,
+        description="Age, by its Kafka timestamp, at which a record's output should be acknowledged. A batch closes"
+        " early where waiting would miss it; records that come too late for it do not, so that a backlog keeps large"
+        " batches. Shorter makes smaller batches while the engine is busy. Null: no such bound.",
+    )
     gather_s: Annotated[float, Field(ge=0, le=0.001)] = Field(
         default=0.001,
         description="Pause between a short answer to a fetch and the next fetch, in which more records come together:"

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,10 +51,17 @@ class Observation:
 
 
 def observe(
-    bench: Bench, case: Case, segments: Segments, looks_s: Sequence[float] = (), *, keep_all: bool = True
+    bench: Bench,
+    case: Case,
+    segments: Segments,
+    looks_s: Sequence[float] = (),
+    *,
+    keep_all: bool = True,
+    look: Callable[[int], Look] = samples,
 ) -> Observation:
     """Run the system under the load; ``looks_s``, ascending, are seconds of the plan at which to read its metrics.
 
+    ``look`` reads them from a port.
     ``keep_all`` false lets the broker delete what is old, for long runs.
     A few events before the load show that the system is at work; they are not part of the trace.
     """
@@ -68,7 +75,8 @@ def observe(
         with _reader(bench, case, target, folder / "seen.npz"):
             roots = {"system": program.pid, "broker": bench.cluster.broker_pid}
             with UsageSampler(roots) as usage:
-                looks = _generate(bench, case, source, folder / "sent.npz", program, segments, looks_s)
+                moments = [(at_s, look) for at_s in looks_s]
+                looks = _generate(bench, case, source, folder / "sent.npz", program, segments, moments)
             events = PRELUDE + round(sum(rate * seconds for rate, seconds in segments))
             bench.await_outputs(program, target, events)
         program.stop()
@@ -101,7 +109,7 @@ def _generate(
     path: Path,
     program: Program,
     segments: Segments,
-    looks_s: Sequence[float],
+    moments: Sequence[tuple[float, Callable[[int], Look]]],
 ) -> list[Look]:
     """Run the generator to its end; returns what a system that tells of itself said at the times asked for."""
     command = [bench.cluster.bootstrap, topic, str(case.pool.folder), str(path)]
@@ -112,9 +120,9 @@ def _generate(
     try:
         wait_until(lambda: "\n" in tail(log), timeout_s=READY_TIMEOUT_S, what=lambda: f"no load:\n{tail(log)}")
         start_s = float(tail(log).splitlines()[0])
-        for at_s in looks_s if case.entry.system.name == "headrace" else ():
+        for at_s, look in moments if case.entry.system.name == "headrace" else ():
             _await(program, start_s + at_s)
-            looks.append(samples(program.metrics_port))
+            looks.append(look(program.metrics_port))
         code = process.wait(sum(seconds for _, seconds in segments) + GENERATOR_SPARE_S)
     except subprocess.TimeoutExpired:
         raise TimeoutError(f"the generator does not end; its log ends:\n{tail(log)}") from None

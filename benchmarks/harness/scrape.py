@@ -15,9 +15,16 @@ TIMEOUT_S = 5.0
 
 def samples(port: int) -> dict[str, float] | None:
     """The samples in use as ``name|label``, summed over the worker's processes; None without an answer in time."""
+    text = page(port)
+    return None if text is None else parse(text)
+
+
+def page(port: int) -> str | None:
+    """What ``/metrics`` shows; None without an answer in time."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=TIMEOUT_S) as response:
-            return parse(response.read().decode())
+            shown: bytes = response.read()
+            return shown.decode()
     except OSError:
         return None
 

@@ -317,3 +317,20 @@ async def test_the_beat_keeps_the_loop_alive(watched: Watched, monkeypatch: pyte
     assert published == [1001.125, 1002.25]
     lag = watched.rig.metrics.snapshot(M.EVENT_LOOP_LAG)
     assert (lag.count, lag.mean) == (8, 0.125)
+
+
+async def test_learned_costs_are_published(watched: Watched) -> None:
+    """The lines of call, handling and decoding; and the batcher hears how the wall clock stands to the loop's."""
+    parts = watched.rig.pipeline.batcher.calls, watched.rig.pipeline.batcher.handling
+    recorder = watched.rig.driver._recorder
+    for number, costs in enumerate((*parts, recorder.decoding), 1):
+        for rows in (1, 8):
+            for _ in range(12):
+                costs.observe(rows, number * (0.5 + 0.25 * rows))
+    watched.rig.pipeline.batcher.wall_offset_s = 5.0
+    watched.publish()
+    metrics = watched.rig.metrics
+    for number, stage in enumerate(("call", "handle", "decode"), 1):
+        assert metrics.value(M.COST_FIXED, stage=stage) == pytest.approx(number * 0.5)
+        assert metrics.value(M.COST_RECORD, stage=stage) == pytest.approx(number * 0.25)
+    assert watched.rig.pipeline.batcher.wall_offset_s == 0.0

@@ -56,13 +56,24 @@ def test_a_batch_counts_records_calls_and_culprits(metrics: Metrics, recorder: R
     assert metrics.value(M.BATCHES) == 1
     assert metrics.value(M.INFERENCE_RECORDS, model="fraud", version="1.0.0", provider="cpu") == 6
     assert metrics.value(M.INFERENCE_EXECUTIONS) == 1
-    assert metrics.snapshot(M.BATCH_SIZE).total == 6
+    assert metrics.snapshot(M.BATCH_SIZE, reason="delay").total == metrics.snapshot(M.BATCH_SIZE).total == 6
+    assert metrics.snapshot(M.COST_ERROR).count == 0
     assert metrics.snapshot(M.BATCH_WAIT).total == 0.125
     assert metrics.snapshot(M.BATCH_PADDING).total == 0.25
     assert metrics.snapshot(M.INFERENCE_DURATION).total == 0.5
     stages = {stage: metrics.snapshot(M.STAGE_DURATION, stage=stage).total for stage in ("queue", "assemble", "infer")}
     assert stages == {"queue": 0.125, "assemble": 0.25, "infer": 0.5}
     assert metrics.snapshot(M.STAGE_DURATION, stage="encode").total == 0.0625
+
+
+@pytest.mark.parametrize(("took_s", "error"), [(0.5, 0.0), (0.75, 0.5), (0.25, 0.5)])
+def test_a_batch_tells_how_far_off_its_prediction_was(
+    metrics: Metrics, recorder: Recorder, took_s: float, error: float
+) -> None:
+    """Relative to what was expected, whichever way."""
+    batch = Batch([], 1, 0, FlushReason.IDLE, 0.0, expected_s=0.5)
+    recorder.batch_done(batch, Outcome({}, {}, infer_s=took_s), 0.0)
+    assert (metrics.snapshot(M.COST_ERROR).count, metrics.snapshot(M.COST_ERROR).total) == (1, error)
 
 
 def test_a_healthy_batch_has_no_failures(metrics: Metrics, recorder: Recorder) -> None:

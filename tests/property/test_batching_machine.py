@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import NamedTuple
 
 import numpy as np
@@ -106,14 +107,99 @@ TestBatching = BatchMachine.TestCase
 TestBatching.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
 
 
+# ---- with costs, buckets and an objective ----------------------------------------------------------------------------
+
+SLO_S = 6.0
+EDGES = (1, 2, 4)
+
+
+class CostMachine(RuleBasedStateMachine):
+    """As above, with everything that closes a batch earlier: batches get smaller, never late, and nothing is lost."""
+
+    @initialize(
+        padded=st.booleans(),
+        max_size=st.sampled_from([4, 5, 6]),
+        costs=st.lists(st.tuples(st.integers(1, 6), st.floats(0.01, 2.0)), max_size=90),
+    )
+    def start(self, padded: bool, max_size: int, costs: list[tuple[int, float]]) -> None:
+        """Learned from whatever timings."""
+        self.limits = BatchLimits(max_size, 40, DELAY_S, SLO_S, (*EDGES, max_size)[-4:], padded)
+        self.batcher = MicroBatcher(self.limits)
+        self.queue: list[_Record] = []
+        self.now, self.offset = 100.0, 0
+        for rows, took_s in costs:
+            for _ in range(6):
+                self.batcher.calls.observe(rows, took_s)
+                self.batcher.handling.observe(rows, took_s / 2)
+
+    @rule(sizes=st.lists(st.integers(1, 12), min_size=1, max_size=4), age_s=st.sampled_from([0.0, 1.0, 5.0, 50.0]))
+    def add(self, sizes: list[int], age_s: float) -> None:
+        """Rows of one age arrive."""
+        offsets = range(self.offset, self.offset + len(sizes))
+        self.offset += len(sizes)
+        span = make_span(("in", 0), offsets, [b"v" * size for size in sizes])
+        span.timestamps = [round((self.now - age_s) * 1000)] * len(sizes)
+        block = Block(span, Decoded((np.zeros((len(sizes), 1)),), [], {}))
+        self.batcher.add(Slice(block, 0, len(sizes)), self.now)
+        self.queue += [_Record(1, offset, size, self.now) for offset, size in zip(offsets, sizes, strict=True)]
+
+    @rule(passed_s=st.sampled_from([0.01, 0.5, 1.0, DELAY_S]))
+    def wait(self, passed_s: float) -> None:
+        """Time passes."""
+        self.now += passed_s
+
+    @rule(took_s=st.floats(0.0, 3.0))
+    def deliver(self, took_s: float) -> None:
+        """An output was acknowledged."""
+        self.batcher.delivered(took_s)
+
+    @rule(idle=st.booleans(), flush=st.sampled_from([None, None, None, FlushReason.DRAIN]))
+    def take(self, idle: bool, flush: FlushReason | None) -> None:
+        """The engine asks: in order, within the limits, and for a reason that holds."""
+        deadline = self.batcher.deadline()
+        batch = self.batcher.take(self.now, idle=idle, flush=flush)
+        if batch is None:
+            assert not self.queue or not (idle or flush)
+            assert deadline is None or self.now < deadline
+            return
+        taken, self.queue = self.queue[: batch.size], self.queue[batch.size :]
+        assert _contents(batch) == [(record.epoch, record.offset) for record in taken]
+        assert 1 <= batch.size <= self.limits.max_batch_size
+        assert batch.size == 1 or batch.size_bytes <= self.limits.max_batch_bytes
+        match batch.reason:
+            case FlushReason.IDLE:
+                assert idle
+                assert not self.queue
+            case FlushReason.DELAY | FlushReason.AGE:
+                assert deadline is not None
+                assert self.now >= deadline
+            case FlushReason.BUCKET:
+                assert self.limits.padded
+                assert batch.size in EDGES
+            case FlushReason.NO_GAIN:
+                assert not self.queue
+
+    @invariant()
+    def nothing_waits_beyond_the_delay(self) -> None:
+        """The deadline is at most the first arrival and the delay, and there is one while anything waits."""
+        deadline = self.batcher.deadline()
+        assert self.batcher.queued_records == len(self.queue)
+        assert (deadline is None) is (not self.queue)
+        assert deadline is None or deadline <= self.queue[0].arrived_at + DELAY_S
+
+
+TestCosts = CostMachine.TestCase
+TestCosts.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+
+
 # ---- seeded bugs -----------------------------------------------------------------------------------------------
 
 
 def _rest_of_a_cut_span_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     original = MicroBatcher._cut
 
-    def cut(self: MicroBatcher, reason: FlushReason, now: float) -> Batch:
-        batch = original(self, reason, now)
+    def cut(self: MicroBatcher, reason: FlushReason, now: float, most: int) -> Batch:
+        batch = original(self, reason, now, most)
         if self._queue and self._queue[0][0].block is batch.slices[-1].block:
             self._queue.popleft()
         return batch
@@ -139,7 +225,7 @@ def _limit_is_one_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _newest_first(monkeypatch: pytest.MonkeyPatch) -> None:
     def add(self: MicroBatcher, rows: Slice, now: float) -> None:
-        self._queue.appendleft((rows, now))
+        self._queue.appendleft((rows, now, inf))
         self.queued_records += rows.stop - rows.start
 
     monkeypatch.setattr(MicroBatcher, "add", add)

@@ -118,7 +118,7 @@ def test_a_bound_belongs_to_its_bucket() -> None:
     """Buckets include their upper bound, and what exceeds all bounds goes to the last one."""
     metrics = Metrics()
     for size in (1, 2, 3, 8192, 8193):
-        metrics.observe(M.BATCH_SIZE, size)
+        metrics.observe(M.BATCH_SIZE, size, reason="size")
     assert metrics.snapshot(M.BATCH_SIZE).counts == (1, 1, 1, *([0] * 10), 1, 1)
 
 
@@ -162,9 +162,9 @@ def test_snapshot_sums_over_the_labels_left_out() -> None:
 def test_snapshot_since_an_earlier_one() -> None:
     """The difference of two snapshots holds what came between them."""
     metrics = Metrics()
-    metrics.observe(M.BATCH_SIZE, 512)
+    metrics.observe(M.BATCH_SIZE, 512, reason="size")
     earlier = metrics.snapshot(M.BATCH_SIZE)
-    metrics.observe(M.BATCH_SIZE, 4)
+    metrics.observe(M.BATCH_SIZE, 4, reason="idle")
     between = metrics.snapshot(M.BATCH_SIZE).since(earlier)
     assert (between.count, between.mean, between.quantile(1.0)) == (1, 4.0, 4.0)
 
@@ -185,15 +185,15 @@ def test_exposition_reads_back_what_was_written() -> None:
     metrics.count(M.RECORDS_CONSUMED, 12, topic=odd)
     metrics.gauge(M.CONSUMER_LAG_RECORDS, 3.5, topic="t", partition=11)
     for size in (1, 32, 32, 10_000):
-        metrics.observe(M.BATCH_SIZE, size)
+        metrics.observe(M.BATCH_SIZE, size, reason="size")
     samples = _samples(metrics)
     assert samples["headrace_records_consumed_total", (("topic", odd),)] == 12
     assert samples["headrace_consumer_lag_records", (("partition", "11"), ("topic", "t"))] == 3.5
     bucket = "headrace_batch_size_records_bucket"
     wanted = {"1.0": 1, "16.0": 1, "32.0": 3, "8192.0": 3, "+Inf": 4}
-    assert {bound: samples[bucket, (("le", bound),)] for bound in wanted} == wanted
-    assert samples["headrace_batch_size_records_sum", ()] == 10_065
-    assert samples["headrace_batch_size_records_count", ()] == 4
+    assert {bound: samples[bucket, (("le", bound), ("reason", "size"))] for bound in wanted} == wanted
+    assert samples["headrace_batch_size_records_sum", (("reason", "size"),)] == 10_065
+    assert samples["headrace_batch_size_records_count", (("reason", "size"),)] == 4
 
 
 def test_exposition_names_kind_and_help_of_every_metric() -> None:

@@ -37,9 +37,6 @@ class Model(Protocol):
 SHORT_S = 0.000_3
 """A call this short is no pause worth mentioning for the event loop."""
 
-_MEMORY = 0.2
-"""Weight of the newest call in the expected time."""
-
 
 class Engine:
     """Runs batches in the order they are given; ``finished`` is called on the engine's thread."""
@@ -51,7 +48,6 @@ class Engine:
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._busy_since: float | None = None
         self._submitted = 0
-        self._expected_s: dict[int, float] = {}
 
     def start(self) -> None:
         """Start the thread."""
@@ -62,7 +58,8 @@ class Engine:
 
         Batches queued before are never overtaken.
         """
-        if self._submitted == 0 and self._expected_s.get(batch.size.bit_length(), SHORT_S) < SHORT_S:
+        expected_s = batch.expected_s
+        if self._submitted == 0 and expected_s is not None and expected_s < SHORT_S:
             return self._result(batch)
         self._submitted += 1
         self._batches.put(batch)
@@ -90,15 +87,11 @@ class Engine:
         """The outcome, or what the loop ends the worker with."""
         self._busy_since = time.monotonic()
         try:
-            outcome = self.run(batch)
+            return self.run(batch)
         except BaseException as error:  # noqa: BLE001 # handed to the loop
             return error
         finally:
             self._busy_since = None
-        took_s = outcome.assemble_s + outcome.infer_s
-        size = batch.size.bit_length()
-        self._expected_s[size] = took_s * _MEMORY + self._expected_s.get(size, took_s) * (1 - _MEMORY)
-        return outcome
 
     def run(self, batch: Batch) -> Outcome:
         """Score one batch: rows the model fails on are refused, the others keep the scores they have without them."""

@@ -10,7 +10,7 @@ import typer
 from typer.exceptions import TyperException
 from typer.main import get_command
 
-from worker.commands import check, config, demo, dlq, model, produce_sample, run, topics, tune, version
+from worker.commands import check, config, demo, dlq, model, produce_sample, run, simulate, topics, tune, version
 from worker.commands.report import emit_json, emit_problems_json, print_problems
 from worker.errors import HeadraceError, Problem
 
@@ -29,6 +29,7 @@ app.command("check")(check.check)
 app.command("demo")(demo.demo)
 app.add_typer(model.app, name="model")
 app.add_typer(config.app, name="config")
+app.add_typer(simulate.app, name="simulate")
 app.add_typer(topics.app, name="topics")
 app.add_typer(dlq.app, name="dlq")
 app.command("produce-sample")(produce_sample.produce_sample)

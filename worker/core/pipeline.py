@@ -32,7 +32,7 @@ class Pipeline:
         self._dispatcher = dispatcher
         self._policy = policy
         self._tracker = OffsetTracker()
-        self._batcher = MicroBatcher(policy.batch)
+        self.batcher = MicroBatcher(policy.batch)
         self._gate = FlowGate(policy.flow)
         self._running: list[Batch] = []
         self._actions: list[Action] = []
@@ -70,7 +70,7 @@ class Pipeline:
         tps = list(tps)
         epochs = {epoch for tp in tps if (epoch := self._tracker.epoch(tp)) is not None}
         abandoned = sum(self._tracker.revoke(tp) for tp in tps)
-        self._batcher.drop(epochs)
+        self.batcher.drop(epochs)
         self.brakes.revoked(tps)
         if self._sequencer is not None:
             for tp in tps:
@@ -111,11 +111,14 @@ class Pipeline:
         if not self._running or self._running[0] is not batch:
             raise ValueError("the engine finished a batch that was not next")
         del self._running[0]
+        if not outcome.refusals:  # else the call may have been repeated in halves
+            self.batcher.calls.observe(batch.size, outcome.infer_s)
         self._dispatch(now)
         self._deliver(batch, outcome)
 
     def parcel_delivered(self, parcel: Parcel, refused: Mapping[int, Refusal], now: float) -> None:
         """The broker acknowledged a parcel except the ``refused`` records, by index in the parcel."""
+        self.batcher.delivered(now - parcel.sent_at)
         letters: list[Parcel] = []
         for index, refusal in refused.items():
             row = parcel.row(index)
@@ -161,7 +164,7 @@ class Pipeline:
     def next_wakeup(self) -> float | None:
         """When ``tick`` is due next; None while nothing waits for time."""
         times = []
-        if len(self._running) < ENGINE_SLOTS and (deadline := self._batcher.deadline()) is not None:
+        if len(self._running) < ENGINE_SLOTS and (deadline := self.batcher.deadline()) is not None:
             times.append(deadline)
         if not self._policy.transactional and self._committing is None and self._tracker.moved:
             times.append(self._commit_at)
@@ -186,7 +189,7 @@ class Pipeline:
     @property
     def queued_records(self) -> int:
         """Records that wait for a batch."""
-        return self._batcher.queued_records
+        return self.batcher.queued_records
 
     @property
     def running_batches(self) -> int:
@@ -266,16 +269,16 @@ class Pipeline:
         refusals = block.decoded.refusals
         for row in sorted(refusals):
             if row > start:
-                self._batcher.add(Slice(block, start, row), now)
+                self.batcher.add(Slice(block, start, row), now)
             self._refuse(Slice(block, row, row + 1), refusals[row], letters)
             start = row + 1
         if start < len(block.span):
-            self._batcher.add(Slice(block, start, len(block.span)), now)
+            self.batcher.add(Slice(block, start, len(block.span)), now)
 
     def _dispatch(self, now: float) -> None:
         """Fill the engine's slots with the batches that are due."""
         while len(self._running) < ENGINE_SLOTS:
-            batch = self._batcher.take(now, idle=not self._running, flush=self._flush)
+            batch = self.batcher.take(now, idle=not self._running, flush=self._flush)
             if batch is None:
                 return
             self._running.append(batch)

@@ -31,10 +31,8 @@ class Batches:
 def batches(samples: Samples) -> Batches:
     """Read ``Batches`` off the worker's metrics; empty ranges and reasons are left out."""
     name = "headrace_batch_size_records"
-    count, total = (
-        samples.get((f"{name}_count", ""), 0),
-        samples.get((f"{name}_sum", ""), 0),
-    )
+    count = sum(value for (sample, _), value in samples.items() if sample == f"{name}_count")
+    total = sum(value for (sample, _), value in samples.items() if sample == f"{name}_sum")
     buckets = sorted((float(bound), value) for (sample, bound), value in samples.items() if sample == f"{name}_bucket")
     sizes: dict[str, int] = {}
     for (below, before), (bound, upto) in pairwise([(0.0, 0.0), *buckets]):

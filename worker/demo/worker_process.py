@@ -138,22 +138,18 @@ class WorkerProcess:
     def samples(self) -> Samples | None:
         """What ``/metrics`` shows; None if the worker does not answer.
 
-        Keyed by the sample's name and the first of its labels ``le``, ``reason``, ``provider``, else nothing.
+        Keyed by the sample's name and the first of its labels ``le``, ``reason``, ``provider``, else nothing; what else
+        tells them apart is added up.
         """
         text = self._ask("/metrics")
         if text is None:
             return None
-        return {
-            (
-                sample.name,
-                next(
-                    (sample.labels[name] for name in _LABELS if name in sample.labels),
-                    "",
-                ),
-            ): sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-        }
+        samples: Samples = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                key = (sample.name, next((sample.labels[name] for name in _LABELS if name in sample.labels), ""))
+                samples[key] = samples.get(key, 0.0) + sample.value
+        return samples
 
     def stop(self, timeout_s: float) -> int | None:
         """SIGTERM, then wait: the exit code, or None if the worker had to be killed."""

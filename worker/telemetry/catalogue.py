@@ -35,7 +35,8 @@ DEAD_LETTER_REASONS = (
     "corrupt_record",
 )
 STAGES = ("decode", "queue", "assemble", "infer", "encode", "produce", "commit")
-FLUSH_REASONS = ("size", "bytes", "delay", "idle", "drain", "revoke")
+COST_STAGES = ("call", "handle", "decode")
+FLUSH_REASONS = ("size", "bytes", "delay", "idle", "no_gain", "bucket", "age", "drain", "revoke")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,6 +96,7 @@ LATENCY_BUCKETS_S = _one_two_five(0.0005, 10)
 WORK_BUCKETS_S = _one_two_five(0.00001, 10)
 REBALANCE_BUCKETS_S = _one_two_five(0.01, 100)
 SIZE_BUCKETS = tuple(float(2**power) for power in range(14))
+ERROR_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0)
 RATIO_BUCKETS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 _PARTITION = {"topic": OPEN, "partition": OPEN}
@@ -237,7 +239,11 @@ STAGE_DURATION = Histogram(
     buckets=WORK_BUCKETS_S,
 )
 BATCH_SIZE = Histogram(
-    "headrace_batch_size_records", "records", "Records in a batch given to the model.", buckets=SIZE_BUCKETS
+    "headrace_batch_size_records",
+    "records",
+    "Records in a batch given to the model, by why it closed.",
+    {"reason": FLUSH_REASONS},
+    buckets=SIZE_BUCKETS,
 )
 BATCH_WAIT = Histogram(
     "headrace_batch_wait_seconds",
@@ -307,6 +313,25 @@ INFERENCE_FAILURES = Counter(
     "failures",
     "Records that the model raised on, alone in a call (model_error), and faults on known good rows (engine_fault).",
     {"reason": ("model_error", "engine_fault")},
+)
+COST_FIXED = Gauge(
+    "headrace_cost_fixed_seconds",
+    "seconds",
+    "Learned: what a model call (call), the handling of its results (handle) and the decoding of a poll's records of"
+    " one partition (decode) cost whatever their size; 0 until known.",
+    {"stage": COST_STAGES},
+)
+COST_RECORD = Gauge(
+    "headrace_cost_record_seconds",
+    "seconds",
+    "Learned: what one more record adds to that; 0 until known.",
+    {"stage": COST_STAGES},
+)
+COST_ERROR = Histogram(
+    "headrace_cost_error_ratio",
+    "ratio",
+    "How far a model call's duration was from what was expected of its size: 0.1 is a tenth, either way.",
+    buckets=ERROR_BUCKETS,
 )
 INFERENCE_DURATION = Histogram(
     "headrace_inference_duration_seconds", "seconds", "Time of one call of the model.", _MODEL, buckets=WORK_BUCKETS_S

@@ -7,6 +7,7 @@ import pytest
 
 from worker.core.batching import Batch, BatchLimits, FlushReason, MicroBatcher
 from worker.core.records import Block, Decoded, Slice
+from worker.telemetry.catalogue import FLUSH_REASONS
 from worker.testing import make_span
 
 DELAY_S = 0.5
@@ -28,7 +29,7 @@ def _offsets(batch: Batch | None) -> list[int]:
 
 def test_reasons_are_the_closed_set() -> None:
     """The reasons are those that the metrics know."""
-    assert [str(reason) for reason in FlushReason] == ["size", "bytes", "delay", "idle", "drain", "revoke"]
+    assert [str(reason) for reason in FlushReason] == list(FLUSH_REASONS)
 
 
 def test_an_empty_queue_has_no_batch() -> None:

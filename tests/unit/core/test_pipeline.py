@@ -787,3 +787,33 @@ def test_time_alone_does_nothing() -> None:
     rig = Rig()
     rig.pipeline.tick(1e9)
     assert rig.pull() == []
+
+
+# ---- what the batcher hears ------------------------------------------------------------------------------------------
+
+
+def test_the_batcher_learns_from_calls_that_ran_once() -> None:
+    """A call whose batch has refused rows may have been repeated in halves, so its time tells nothing."""
+    rig = Rig()
+    heard: list[tuple[int, float]] = []
+    rig.pipeline.batcher.calls.observe = lambda rows, took_s: heard.append((rows, took_s))  # type: ignore[method-assign]
+    rig.receive([1, 2])
+    rig.receive([3])
+    for refusals in ({}, {0: Refusal("infer", "model_error", "")}):
+        batch = rig.batches.pop(0)
+        outcome = Outcome({"score": np.zeros(batch.size)}, refusals, infer_s=0.25)
+        rig.pipeline.batch_succeeded(batch, outcome, 0.0)
+        rig.pull()
+    assert heard == [(2, 0.25)]
+
+
+def test_the_batcher_hears_how_long_deliveries_take() -> None:
+    """From the time at which the parcel was sent."""
+    rig = Rig()
+    heard: list[float] = []
+    rig.pipeline.batcher.delivered = heard.append  # type: ignore[method-assign, assignment]
+    rig.receive([1])
+    rig.score()
+    rig.parcels[0].sent_at = 2.0
+    rig.acknowledge(now=2.5)
+    assert heard == [0.5]

@@ -1,0 +1,1 @@
+"""How well ``headrace simulate`` predicts: fitted at one load, compared with real runs at others."""
