@@ -82,7 +82,7 @@ class Decoder:
             return self._decode_warily(values)
         rows: list[object] = []
         balked: list[int] = []
-        decoded = map(self._quick.decode, values)
+        decoded = map(self._quick.decode, values)  # type: ignore[arg-type] # none of them is null here
         while True:
             try:
                 # What was decoded before an error stays in the list; the next round goes on behind it.

@@ -52,7 +52,7 @@ class Dispatcher:
         """Refusals of the scored values that exceed what the output topic takes, by row of the slice."""
         limit, span = self._routing.output_max_bytes, rows.span
         keys, headers = span.keys[rows.start : rows.stop], span.headers[rows.start : rows.stop]
-        longest = max(map(len, values)) + max(len(key) if key else 0 for key in keys)
+        longest = max(map(len, values)) + max(map(len, filter(None, keys)), default=0)
         if not any(headers) and longest + self._fixed_bytes <= limit:
             return {}
         refusals: dict[int, Refusal] = {}

@@ -43,27 +43,28 @@ class OutputEncoder:
             gc=False,
         )
         self._encode_lines = msgspec.json.Encoder().encode_lines
-        getter = attrgetter(*(".".join(path.attributes) for path in self._paths))
-        self._fields = getter if len(self._paths) > 1 else lambda row: (getter(row),)
+        self._getters = [attrgetter(".".join(path.attributes)) for path in self._paths]
 
     def encode(self, rows: Sequence[object], outputs: Mapping[str, np.ndarray]) -> list[bytes]:
         """One JSON value per row, in order; ``outputs`` are ``[len(rows)]`` or ``[len(rows), width]``, finite."""
-        columns = [_plain(outputs[name]) for name in self._outputs]
+        columns = [self._field(at, rows) for at in range(len(self._paths))]
+        columns += [_plain(outputs[name]) for name in self._outputs]
         if self._decision is not None:
             # The threshold takes the scores' type, so that the flag agrees with the score as it is written.
             columns.append((outputs[self._decision.output] >= self._decision.threshold).tolist())
-        scored = self._scored
-        lines = [scored(*fields, *values) for fields, *values in zip(self._event_fields(rows), *columns, strict=True)]
+        if any(len(column) != len(rows) for column in columns):
+            raise ValueError(f"outputs of other than {len(rows)} rows")
+        lines = list(map(self._scored, *columns))
         # JSON as it is encoded here holds no line break; the last line ends with one.
         return self._encode_lines(lines).split(b"\n")[:-1]
 
-    def _event_fields(self, rows: Sequence[object]) -> list[tuple[object, ...]]:
-        fields = self._fields
+    def _field(self, at: int, rows: Sequence[object]) -> list[object]:
+        """One field of every row."""
         try:
-            return [fields(row) for row in rows]
+            return list(map(self._getters[at], rows))
         except AttributeError:
             # An optional parent is absent or null in some row: its fields are absent.
-            return [tuple(_present(path, row) for path in self._paths) for row in rows]
+            return [_present(self._paths[at], row) for row in rows]
 
 
 def _present(path: Path, row: object) -> object:

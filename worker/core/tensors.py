@@ -69,6 +69,7 @@ class TensorPacker:
         self._fills = [_fill(column, is_float=self._is_float) for column in columns] if scalars else None
         self._low, self._high = self._bounds()
         self._text_to_bytes = self._text_reader()
+        self._leading = None if self._is_text else self._leading_scalars()
         self._flat = self._flat_getter()
 
     def _buffer_type(self, code: str) -> np.dtype[Any]:
@@ -113,6 +114,9 @@ class TensorPacker:
         try:
             if self._text_to_bytes is not None:
                 return [self._raw(flat(row)) for row in rows], []
+            if self._leading is not None:
+                count, as_tuple = self._leading, msgspec.structs.astuple
+                return [pack(*as_tuple(row)[:count]) for row in rows], []  # type: ignore[arg-type] # rows are structs
             return [pack(*flat(row)) for row in rows], []
         except _BALKS:
             return self._chunks_one_by_one(rows)
@@ -240,20 +244,20 @@ class TensorPacker:
                 return lambda row: (seconds_from_time(getter(row)),)
             return lambda row: (math.floor(seconds_from_time(getter(row))),)
         if all(not column.shape for column in self.columns):
-            return self._tuple_getter() or (getter if len(self.columns) > 1 else lambda row: (getter(row),))
+            return getter if len(self.columns) > 1 else lambda row: (getter(row),)
         if len(self.columns) == 1 and len(column.shape) == 1:
             return getter
         return lambda row: chain.from_iterable(
             self._flattened(part.path.node.spec, part.path.value(row), part.shape) for part in self.columns
         )
 
-    def _tuple_getter(self) -> Callable[[Any], Any] | None:
-        """The quickest getter, for scalars that are the first attributes of the row, in order."""
+    def _leading_scalars(self) -> int | None:
+        """How many slots, where they are scalars and the first attributes of the row, in order; such pack quickest."""
         count = len(self.columns)
-        if [column.path.attributes for column in self.columns] != [(f"f{index}",) for index in range(count)]:
+        if self.spec.encoding is not None or any(column.shape for column in self.columns):
             return None
-        as_tuple = msgspec.structs.astuple
-        return lambda row: as_tuple(row)[:count]
+        named = [column.path.attributes for column in self.columns]
+        return count if named == [(f"f{index}",) for index in range(count)] else None
 
     def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Inclusive bounds per slot in the buffer's type: the schema's and the tensor type's, the narrower."""

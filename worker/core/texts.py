@@ -6,7 +6,7 @@ import binascii
 import math
 import re
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import simdjson
@@ -88,7 +88,8 @@ class FloatPacker:
         if "[" not in body:
             try:
                 # The parser flattens what is nested; it is free for the next text when its array is gone.
-                return bytes(self._parser.parse(f"[{body}]").as_buffer(of_type="d"))
+                numbers: Any = self._parser.parse(f"[{body}]")
+                return bytes(numbers.as_buffer(of_type="d"))
             except (ValueError, TypeError, RuntimeError):
                 pass
         raise Unusable("wrong_type", "holds something other than plain numbers")
