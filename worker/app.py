@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
 import socket
@@ -45,6 +44,7 @@ from worker.core.pipeline import Pipeline
 from worker.driver import Driver
 from worker.errors import BrokerError, Problem
 from worker.limits import batch_limits, flow_limits
+from worker.memory import keep_memory, spare_collector
 from worker.monitor import Monitor
 from worker.recorder import Recorder
 from worker.settings import Settings
@@ -54,7 +54,6 @@ log = structlog.get_logger("headrace.app")
 
 DIGEST_LENGTH = 12
 SECOND_SIGNAL_EXIT = 1
-COLLECT_AFTER_OBJECTS = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +65,6 @@ class Scorer:
     decoder: Decoder
     encoder: OutputEncoder
     race: tuple[Lap, ...] = ()
-
-
-def spare_collector() -> None:
-    """Have the garbage collector leave alone what is loaded, and run for many new objects only.
-
-    Records make no cycles. With Python's own threshold the collector goes over everything again and again: a sixth
-    of the processor time, and pauses of tens of milliseconds.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(COLLECT_AFTER_OBJECTS)
 
 
 def load_scorer(settings: Settings) -> Scorer:
@@ -199,6 +187,7 @@ class Worker:
         self._lifecycle.move(State.JOINING)
         await connect(kafka, driver.source.start)
         spare_collector()
+        keep_memory()
         self._lifecycle.move(State.RUNNING)
         log.info("ready", group=kafka.group_id, inputs=list(kafka.input_topics), output=kafka.output_topic)
         poll = asyncio.create_task(driver.poll_forever(), name="poll")

@@ -86,7 +86,9 @@ class Monitor:
         """Whether the loop turns, the engine returns, the poll loop polls, records move, and no client is stuck."""
         beat_age = time.monotonic() - self._beat_at
         if beat_age > LOOP_LIMIT_S:
-            return False, f"the event loop has not turned for {beat_age:.0f} s"
+            busy_s = 0.0 if self._parts is None else self._parts[1].engine.busy_s()
+            what = f", held by a model call for {busy_s:.0f} s" if busy_s > LOOP_LIMIT_S else ""
+            return False, f"the event loop has not turned for {beat_age:.0f} s{what}"
         if self._parts is not None:
             pipeline, driver, _ = self._parts
             busy_s = driver.engine.busy_s()

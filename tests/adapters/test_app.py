@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,20 +16,8 @@ from tests.adapters.fake_cuda import Device, Node, install
 from tests.adapters.onnx_builders import row_sum, write_bundle
 from worker.adapters.bundle import load_bundle
 from worker.adapters.onnx_race import open_candidates
-from worker.app import Scorer, Worker, spare_collector
+from worker.app import Scorer, Worker
 from worker.telemetry import M, Metrics
-
-
-def test_the_collector_leaves_alone_what_is_loaded() -> None:
-    """Everything that lives now is out of its sight, and young objects are many before it runs."""
-    threshold = gc.get_threshold()
-    try:
-        spare_collector()
-        assert gc.get_freeze_count() > 10_000
-        assert gc.get_threshold() > (10_000, *threshold[1:])
-    finally:
-        gc.unfreeze()
-        gc.set_threshold(*threshold)
 
 
 def _scorer(folder: Path, providers: Any) -> Scorer:

@@ -207,7 +207,7 @@ def receive_directly(client: AIOKafkaClient, node: int) -> None:
     if isinstance(before, Receiver):
         return
 
-    def take(message: bytes | bytearray) -> None:
+    def take(message: bytes | memoryview) -> None:
         if connection._writer is None:
             return  # it was closed over an earlier message
         try:

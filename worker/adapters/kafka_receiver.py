@@ -17,37 +17,36 @@ SMALL_BYTES = 65_536
 
 
 class Receiver(asyncio.BufferedProtocol):
-    """Cuts what comes into messages and gives each to ``message``, which must not raise.
+    """Cuts what comes into messages and gives each to ``message``, which must not raise, nor keep what it is given.
 
     Everything else that happens to the connection is told to the protocol that had it ``before``.
     """
 
-    def __init__(self, before: asyncio.Protocol, message: Callable[[bytes | bytearray], None]) -> None:
+    def __init__(self, before: asyncio.Protocol, message: Callable[[bytes | memoryview], None]) -> None:
         self._before = before
         self._message = message
         self._small = bytearray(SMALL_BYTES)
         self._view = memoryview(self._small)
         self._received = 0
-        self._large: bytearray | None = None
-        self._filled = 0
+        self._large = memoryview(bytearray())
+        self._missing = 0
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the next bytes go."""
         del sizehint
-        if self._large is not None:
-            return memoryview(self._large)[self._filled :]
+        if self._missing:
+            return self._large[-self._missing :]
         return self._view[self._received :]
 
     def buffer_updated(self, nbytes: int) -> None:
         """So many bytes have come."""
-        if self._large is None:
+        if not self._missing:
             self._received += nbytes
             self._cut()
             return
-        self._filled += nbytes
-        if self._filled == len(self._large):
-            message, self._large = self._large, None
-            self._message(message)
+        self._missing -= nbytes
+        if not self._missing:
+            self._message(self._large)
 
     def _cut(self) -> None:
         """Hand out the messages that are complete, and keep the beginning of the next one."""
@@ -56,8 +55,7 @@ class Receiver(asyncio.BufferedProtocol):
             (length,) = _LENGTH.unpack_from(self._small, at)
             begin, stop = at + _LENGTH.size, at + _LENGTH.size + length
             if stop - at > SMALL_BYTES:
-                self._large, self._filled = bytearray(length), end - begin
-                self._large[: self._filled] = self._view[begin:end]
+                self._begin_large(length, self._view[begin:end])
                 self._received = 0
                 return
             if stop > end:
@@ -67,6 +65,15 @@ class Receiver(asyncio.BufferedProtocol):
         if at:
             self._small[: end - at] = self._small[at:end]
             self._received = end - at
+
+    def _begin_large(self, length: int, begun: memoryview) -> None:
+        """Receive the rest of a message into the buffer of the last large one, if it has the room."""
+        whole = self._large.obj if isinstance(self._large.obj, bytearray) else bytearray()
+        if len(whole) < length:
+            whole = bytearray(length)
+        self._large = memoryview(whole)[:length]
+        self._large[: len(begun)] = begun
+        self._missing = length - len(begun)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
