@@ -68,7 +68,8 @@ class TensorPacker:
         # What stands for an absent or null scalar; None makes packing balk.
         self._fills = [_fill(column, is_float=self._is_float) for column in columns] if scalars else None
         self._low, self._high = self._bounds()
-        self._text_to_bytes = self._text_reader()
+        self._is_packed_text = spec.encoding == "base64" or (spec.encoding == "csv" and self._is_float)
+        self._text_to_bytes = FloatPacker().packed if spec.encoding == "csv" else bytes_from_base64
         self._leading = None if self._is_text else self._leading_scalars()
         self._flat = self._flat_getter()
 
@@ -112,7 +113,7 @@ class TensorPacker:
     def _chunks(self, rows: Sequence[object]) -> tuple[list[bytes], list[int]]:
         pack, flat = self._pack, self._flat
         try:
-            if self._text_to_bytes is not None:
+            if self._is_packed_text:
                 return [self._raw(flat(row)) for row in rows], []
             if self._leading is not None:
                 count, as_tuple = self._leading, msgspec.structs.astuple
@@ -134,7 +135,7 @@ class TensorPacker:
         return chunks, balked
 
     def _chunk(self, row: object) -> bytes:
-        if self._text_to_bytes is not None:
+        if self._is_packed_text:
             return self._raw(self._flat(row))
         if self._fills is None:
             return self._pack(*self._flat(row))
@@ -146,16 +147,8 @@ class TensorPacker:
         pairs = zip(values, self._fills, strict=True)
         return self._pack(*[fill if value is None or value is UNSET else value for value, fill in pairs])
 
-    def _text_reader(self) -> Callable[[str], bytes] | None:
-        """What turns a row's text into its packed buffer; None where there is no such text."""
-        if self.spec.encoding == "base64":
-            return bytes_from_base64
-        return FloatPacker().packed if self.spec.encoding == "csv" and self._is_float else None
-
     def _raw(self, text: Any) -> bytes:
         """The packed buffer of one row's text. Raises ``Unusable``."""
-        if self._text_to_bytes is None:
-            raise TypeError(f"{self.spec.encoding} is no packed text")
         raw = self._text_to_bytes(text)
         needed = self.spec.width * self._buffer.itemsize
         if len(raw) != needed:
@@ -235,7 +228,7 @@ class TensorPacker:
         """A function from a row to the flat values of all slots; it may raise any of ``_BALKS``."""
         column = self.columns[0]
         getter: Callable[[Any], Any] = attrgetter(*(".".join(column.path.attributes) for column in self.columns))
-        if self._text_to_bytes is not None:
+        if self._is_packed_text:
             return getter
         if self.spec.encoding == "csv":
             return lambda row: numbers_from_csv(getter(row), integer=True)

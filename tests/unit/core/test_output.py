@@ -143,3 +143,10 @@ def test_names_that_cannot_stand_in_one_output_are_problems(
     assert problem.code == code
     assert words in problem.message
     assert problem.remedy
+
+
+def test_outputs_of_another_number_of_rows_are_a_bug() -> None:
+    """No record may get the score of another."""
+    decoder, subject = encoder()
+    with pytest.raises(ValueError, match="other than 2 rows"):
+        subject.encode(rows(decoder, {"id": "a"}, {"id": "b"}), {"score": np.zeros(3, np.float32)})
