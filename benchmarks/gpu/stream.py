@@ -16,11 +16,11 @@ import yaml
 
 from benchmarks.workloads import Pool
 from worker.demo.cluster import MockCluster
+from worker.demo.snapshot import batches
 from worker.demo.worker_process import (
     DEAD_LETTER_TOPIC,
     INPUT_TOPIC,
     OUTPUT_TOPIC,
-    Samples,
     WorkerFailure,
     WorkerProcess,
     configuration,
@@ -85,7 +85,7 @@ def measure(pool: Pool, model: str, provider: str, gpu_calls: str, events: int, 
         refused=refused,
         seconds=seconds,
         per_second=outputs / seconds if seconds else 0.0,
-        mean_batch=_quotient(samples, "headrace_batch_size_records_sum", "headrace_batch_size_records_count"),
+        mean_batch=batches(samples).mean_size or 0.0,
         model_share=samples.get(("headrace_inference_duration_seconds_sum", ""), 0.0) / seconds if seconds else 0.0,
     )
 
@@ -127,8 +127,3 @@ def _drain(
     finally:
         reader.close()
     return counts[OUTPUT_TOPIC], counts[DEAD_LETTER_TOPIC], last_at - first_at
-
-
-def _quotient(samples: Samples, above: str, below: str) -> float:
-    count = samples.get((below, ""), 0.0)
-    return samples.get((above, ""), 0.0) / count if count else 0.0
