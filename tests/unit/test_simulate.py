@@ -103,7 +103,7 @@ def test_another_setting_may_be_tried(capsys: pytest.CaptureFixture[str]) -> Non
     assert "batching.max_batch_size" in capsys.readouterr().err
     for change in ("max_batch_size=16", "batching.max_batch_size"):
         assert main(["simulate", *load, "--set", change]) == 2
-        assert change in capsys.readouterr().err
+        assert change.partition("=")[0] in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("load", [(), ("--rate", "5", "--trace", "trace.txt")])
@@ -217,3 +217,12 @@ def test_metrics_without_a_load_are_refused(folder: Path, text: str) -> None:
     (folder / "after.txt").write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match="has not scored enough"):
         read_measured(folder / "after.txt", None, 4.0)
+
+
+def test_a_setting_that_does_not_exist_is_named_as_it_was_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    """With what it may have been meant for."""
+    assert main(["simulate", "--rate", "100", "--set", "batching.max_batch=16"]) == 2
+    said = capsys.readouterr().err
+    assert "batching.max_batch is no setting" in said
+    assert "did you mean batching.max_batch_" in said
+    assert "HEADRACE__" not in said

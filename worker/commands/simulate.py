@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 
 from worker.commands.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from worker.commands.report import emit_json
+from worker.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from worker.core.simulation import Load, Machine, Result, Rules
@@ -106,13 +108,23 @@ def fit(  # noqa: PLR0913, PLR0917 # as above
 def settings_with(config: Path, changes: list[str]) -> Settings:
     """The settings, with ``section.key=value`` changes; raises ConfigError."""
     from worker.config_file import load_with_origins
+    from worker.settings_fields import fields
 
+    known = {".".join(path): entry.variable for path, entry in fields().items()}
     environ = dict(os.environ)
+    unknown: list[Problem] = []
     for change in changes:
         key, equals, value = change.partition("=")
-        if not equals or key.count(".") != 1:
+        if not equals:
             raise typer.BadParameter(f"{change!r} is not of the form section.key=value")
-        environ["HEADRACE__" + key.replace(".", "__").upper()] = value
+        if key in known:
+            environ[known[key]] = value
+        else:
+            close = difflib.get_close_matches(key, known, n=1)
+            remedy = f"did you mean {close[0]}?" if close else "docs/configuration.md lists what there is"
+            unknown.append(Problem(f"{key} is no setting", remedy, key="--set", code="unknown_key"))
+    if unknown:
+        raise ConfigError(*unknown)
     return load_with_origins(config, environ).settings
 
 
