@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 Lane = tuple[str, int]
@@ -26,6 +27,26 @@ class Account:
         """The broker has record ``seq`` at this offset."""
         grow(self.written, offset)
         self.written[offset] = seq
+
+    def unknown(self, end: int) -> list[int]:
+        """Offsets before the lane's end at which no record is known."""
+        known = len(self.written)
+        return [offset for offset in range(end) if offset >= known or self.written[offset] == NOTHING]
+
+    def place(self, stored: Mapping[int, bytes | None], values: Mapping[int, bytes | None]) -> None:
+        """Enter records, given by number and value, where one of them is ``stored``; equal ones share their fate.
+
+        Raises LookupError for a record that is nowhere.
+        """
+        left = dict(values)
+        for offset, value in sorted(stored.items()):
+            for seq, wanted in left.items():
+                if wanted == value:
+                    self.wrote(offset, seq)
+                    del left[seq]
+                    break
+        if left:
+            raise LookupError(f"the broker confirmed records {sorted(left)}, and holds none of them")
 
 
 @dataclass(slots=True)

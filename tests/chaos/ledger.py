@@ -48,6 +48,7 @@ class Ledger:
         self._removed: list[TopicPartition] = []
         self._positions: dict[tuple[str, int], int] = {}
         self._renewed = False
+        self._unplaced: dict[Lane, list[int]] = {}
         self._failure: BaseException | None = None
         self._threads: list[threading.Thread] = []
         self._seq = 0
@@ -163,6 +164,7 @@ class Ledger:
 
     def verdict(self) -> Counts:
         """The totals, with every input looked at: its fate, and that there is exactly one kind of it."""
+        self._place_all()
         counts = self.snapshot()
         with self._lock:
             for lane, account in self._accounts.items():
@@ -226,9 +228,7 @@ class Ledger:
         def settle(error: KafkaError | None, message: Message) -> None:
             if error is not None:
                 raise RuntimeError(f"the broker refused a record of the load: {error}")
-            with self._lock:
-                self._accounts[lane].wrote(message.offset() or 0, seq)
-                self._counts.written += 1
+            self.wrote(lane, seq, message.offset())
 
         while True:
             try:
@@ -244,6 +244,41 @@ class Ledger:
                 producer.list_topics(topic, timeout=5)
             else:
                 return
+
+    def wrote(self, lane: Lane, seq: int, offset: int | None) -> None:
+        """The broker has the record; where, it does not say of one that it was sent twice, for want of an answer."""
+        with self._lock:
+            self._counts.written += 1
+            if offset is None or offset < 0:
+                self._unplaced.setdefault(lane, []).append(seq)
+            else:
+                self._accounts[lane].wrote(offset, seq)
+
+    def _place_all(self) -> None:
+        """Find the records of which the broker did not say where they are."""
+        unplaced, self._unplaced = self._unplaced, {}
+        if not unplaced:
+            return
+        consumer = self._consumer(committed_only=False)
+        try:
+            for lane, seqs in unplaced.items():
+                _, end = consumer.get_watermark_offsets(TopicPartition(*lane), timeout=20)
+                account = self._accounts[lane]
+                stored = {offset: self._stored(consumer, lane, offset) for offset in account.unknown(end)}
+                account.place(stored, {seq: self._load.event(seq).value for seq in seqs})
+        finally:
+            consumer.close()
+
+    @staticmethod
+    def _stored(consumer: Consumer, lane: Lane, offset: int) -> bytes | None:
+        """The value of the record at this offset."""
+        consumer.assign([TopicPartition(*lane, offset)])
+        while True:
+            found = consumer.consume(1, timeout=20)
+            if not found:
+                raise TimeoutError(f"{lane[0]}/{lane[1]} has no record at offset {offset}")
+            if _is_record(found[0]):
+                return found[0].value()
 
     # ---- reading -----------------------------------------------------------------------------------------
 
