@@ -79,10 +79,13 @@ def versions() -> dict[str, str]:
 
 def _commit() -> str:
     """The commit that ran, and whether the worker was changed since."""
-    folder = Path(worker.__file__).parent
-    asked = ["git", "-C", str(folder), "describe", "--always", "--abbrev=10", "--dirty=, changed", "--exclude=*"]
-    answer = subprocess.run(asked, capture_output=True, text=True, check=False)
-    return f"commit {answer.stdout.strip()}" if answer.returncode == 0 else "no commit known"
+    folder = str(Path(worker.__file__).parent)
+    git = ["git", "-C", folder]
+    answer = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=False)
+    if answer.returncode != 0:
+        return "no commit known"
+    changed = subprocess.run([*git, "status", "--porcelain", "--", folder], capture_output=True, text=True, check=True)
+    return f"commit {answer.stdout.strip()}{', changed' if changed.stdout else ''}"
 
 
 def document(outcomes: Sequence[Outcome], command: str) -> dict[str, Any]:
