@@ -220,8 +220,9 @@ class BatchingSection(Section):
     )
     gather_s: Annotated[float, Field(ge=0, le=0.001)] = Field(
         default=0.001,
-        description="Pause between a short answer to a fetch and the next fetch, in which more records come together:"
-        " fewer and fuller batches cost less CPU and add at most this latency. A reader that is behind does not pause.",
+        description="Pause before the next fetch when all that was fetched is worked on, in which more records come"
+        " together: fewer and fuller batches cost less CPU and add at most this latency. A reader that is behind does"
+        " not pause.",
     )
     buckets: Annotated[tuple[Count, ...], AfterValidator(check_ascending)] = list_field(
         default_factory=lambda data: (
