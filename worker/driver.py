@@ -125,13 +125,14 @@ class Driver:
                 await asyncio.sleep(0)
 
     async def _poll(self, max_records: int) -> list[Polled]:
-        """One record of each partition that the brakes try again, else records of those that they do not stop."""
+        """One record of each partition that the brakes try again, and records of those that they do not stop."""
         brakes = self._pipeline.brakes
         self.source.stopped = brakes.stopped()
         tried: list[Polled] = []
         for tp in brakes.due(self._loop.time())[:max_records]:
             tried += await self.source.poll_one(tp)
-        return tried or await self.source.poll(max_records, POLL_TIMEOUT_S)
+        left = max_records - len(tried)
+        return tried + (await self.source.poll(left, 0.0 if tried else POLL_TIMEOUT_S) if left else [])
 
     def release_brakes(self) -> None:
         """The operator resumes the partitions that the brakes stopped."""

@@ -12,11 +12,11 @@ log = structlog.get_logger("headrace.memory")
 COLLECT_AFTER_OBJECTS = 50_000
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-KEPT_BYTES = 67_108_864
+KEPT_BYTES = 33_554_432
 """Free memory above so much goes back to the kernel."""
 
-MAPPED_BYTES = 33_554_432
-"""Blocks from this size on, the largest that the C library permits, are got from the kernel each time."""
+MAPPED_BYTES = 4_194_304
+"""Blocks from this size on are got from the kernel each time: those of a reader that catches up do not stay."""
 
 
 def spare_collector() -> None:
@@ -31,7 +31,7 @@ def spare_collector() -> None:
 
 
 def keep_memory() -> None:
-    """Have the C library keep blocks of some megabytes, which each fetch and each span needs anew.
+    """Have the C library keep blocks of up to some megabytes, which each poll needs anew.
 
     By its own rule it may return them to the kernel after each use, and the kernel clears every page that it gives:
     a tenth of the processor time. Only glibc has this setting.

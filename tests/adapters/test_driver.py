@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
@@ -242,3 +243,24 @@ async def test_what_a_poll_returns_after_the_drain_began_is_left_alone(
         await began.wait()
     assert await one.driver.drain(6.0) == 0
     assert (one.committed(), one.pipeline.uncommitted_records) == (None, 0)
+
+
+async def test_a_stopped_partition_that_is_tried_keeps_none_waiting(
+    rig: StartRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its one record comes with those of the others, which are not waited for then."""
+    one = await rig(started=False)
+    asked: list[tuple[int, float]] = []
+
+    async def poll_one(tp: TopicPartition) -> list[str]:
+        return [f"one of {tp.partition}"]
+
+    async def poll(max_records: int, timeout_s: float) -> list[str]:
+        asked.append((max_records, timeout_s))
+        return ["others"]
+
+    monkeypatch.setattr(one.driver, "source", SimpleNamespace(poll_one=poll_one, poll=poll))
+    monkeypatch.setattr(one.pipeline.brakes, "due", lambda _now: [A])
+    assert list(await one.driver._poll(10)) == ["one of 0", "others"]
+    assert list(await one.driver._poll(1)) == ["one of 0"]
+    assert asked == [(9, 0.0)]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from worker.adapters import engine as engine_module
-from worker.adapters.engine import Engine, assemble
+from worker.adapters.engine import SHORT_S, Engine, assemble
 from worker.core.actions import Outcome
 from worker.core.batching import Batch, FlushReason
 from worker.core.records import Block, Slice
@@ -187,3 +187,51 @@ def test_several_slices_are_joined_in_order() -> None:
         rows.block.decoded.tensors = (column, -column)
     tensors = assemble(_batch(first, second))
     assert [tensor.tolist() for tensor in tensors] == [[[2.0], [3.0], [4.0]], [[-2.0], [-3.0], [-4.0]]]
+
+
+def _promised(batch: Batch, expected_s: float | None, *, learned: bool = True) -> Batch:
+    batch.expected_s, batch.is_learned = expected_s, learned
+    return batch
+
+
+def test_a_call_that_promises_to_be_short_is_run_at_once(model: FakeModel, results: _Results) -> None:
+    """Without the thread, which need not even run; its errors come back as results."""
+    engine = Engine(model, results.finished)
+    outcome = engine.submit(_promised(_batch(_rows([4])), SHORT_S / 2))
+    assert isinstance(outcome, Outcome)
+    assert outcome.outputs["score"].tolist() == [8]
+    model.broken = True
+    assert isinstance(engine.submit(_promised(_batch(_rows([13])), SHORT_S / 2)), EngineFault)
+    assert engine.busy_s() == 0.0
+
+
+@pytest.mark.parametrize(
+    ("expected_s", "learned", "thread_bound"),
+    [(None, True, False), (SHORT_S, True, False), (SHORT_S / 2, False, False), (SHORT_S / 2, True, True)],
+)
+def test_other_calls_go_to_the_thread(
+    engine: Engine,
+    model: FakeModel,
+    results: _Results,
+    monkeypatch: pytest.MonkeyPatch,
+    expected_s: float | None,
+    learned: bool,
+    thread_bound: bool,
+) -> None:
+    """Those that are long, or may be, and those of a device."""
+    monkeypatch.setattr(model, "thread_bound", thread_bound)
+    assert engine.submit(_promised(_batch(_rows([4])), expected_s, learned=learned)) is None
+    results.next()
+
+
+def test_a_short_call_overtakes_none(engine: Engine, model: FakeModel, results: _Results) -> None:
+    """Until the loop has taken what was given to the thread before."""
+    model.gate.clear()
+    first, second = _batch(_rows([1])), _promised(_batch(_rows([2])), SHORT_S / 2)
+    assert engine.submit(first) is None
+    assert engine.submit(second) is None
+    model.gate.set()
+    for batch in (first, second):
+        assert results.next()[0] is batch
+        engine.returned()
+    assert engine.submit(_promised(_batch(_rows([3])), SHORT_S / 2)) is not None

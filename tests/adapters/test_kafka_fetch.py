@@ -315,3 +315,21 @@ async def test_answers_count_with_records_or_without(client: _Client, make_loop:
     answered_at = loop.answered_at([A, B])
     assert answered_at is not None
     assert answered_at >= begun
+
+
+async def test_a_leader_with_few_records_does_not_wait_for_the_backlog_of_another(
+    client: _Client, make_loop: MakeLoop
+) -> None:
+    """The reader never asks for more while there is more: the pause begins all the same."""
+    client.leaders = {A: 1, B: 2}
+    loop = make_loop(gather_s=0.001)
+    loop.read(A, 0)
+    loop.read(B, 0)
+    loop.take(set(), 1)
+    first, second = await client.request(0), await client.request(1)
+    assert {first.node, second.node} == {1, 2}
+    few, many = (first, second) if first.node == 1 else (second, first)
+    many.reply((B, batch(plain(0, 50))))
+    few.reply((A, batch(plain(0, 1))))
+    assert _offsets(await _take(loop, 2))
+    assert {(await client.request(number)).node for number in (2, 3)} == {1, 2}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import struct
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -66,3 +67,11 @@ def test_the_rest_of_a_connection_stays_with_the_protocol_before() -> None:
     error = ConnectionResetError()
     receiver.connection_lost(error)
     assert before.told == ["pause", "resume", "eof", error]
+
+
+def test_a_message_of_negative_length_is_an_error() -> None:
+    """The stream is lost; asyncio ends the connection over the exception."""
+    receiver = Receiver(_Before(), lambda _message: None)
+    receiver.get_buffer(-1)[:4] = struct.pack(">i", -4)
+    with pytest.raises(ValueError, match="-4 bytes"):
+        receiver.buffer_updated(4)

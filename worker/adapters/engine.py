@@ -23,7 +23,12 @@ from worker.errors import ModelError
 
 
 class Model(Protocol):
-    """A loaded model."""
+    """A loaded model; ``thread_bound`` where all calls must come from one thread."""
+
+    @property
+    def thread_bound(self) -> bool:
+        """Whether calls must come from the engine's thread."""
+        ...
 
     def run(self, tensors: Tensors) -> Outputs:
         """One row out per row in; raises ModelError when the call fails."""
@@ -58,12 +63,16 @@ class Engine:
 
         Batches queued before are never overtaken.
         """
-        expected_s = batch.expected_s
-        if self._submitted == 0 and expected_s is not None and expected_s < SHORT_S:
+        if self._submitted == 0 and self._is_short(batch):
             return self._result(batch)
         self._submitted += 1
         self._batches.put(batch)
         return None
+
+    def _is_short(self, batch: Batch) -> bool:
+        """Whether the call may run on the event loop: a device's calls belong to one thread."""
+        known = batch.expected_s is not None and batch.is_learned and not self._model.thread_bound
+        return known and (batch.expected_s or 0.0) < SHORT_S
 
     def returned(self) -> None:
         """The loop has taken a result of the thread's."""

@@ -8,6 +8,7 @@ metadata, and the group are aiokafka's.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import defaultdict, deque
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
@@ -29,6 +30,9 @@ BACKOFF_S = 0.1
 
 AHEAD_BYTES = 262_144
 """A partition with fewer unread bytes is fetched again: records arrive while others are worked on."""
+
+WORK_S = 0.01
+"""How long a broker whose records were few waits for the reader, which may be busy with those of another."""
 
 FEW_BYTES = 65_536
 """An answer shorter than this is followed by the gathering pause: the reader keeps up."""
@@ -250,9 +254,14 @@ class FetchLoop:
             self._asked.clear()
             self._wake()
         if 0 < size < FEW_BYTES and self._gather_s:
-            # The pause begins when all that came is worked on: before that, more could not be used.
-            await self._asked.wait()
+            await self._worked_on()
             await asyncio.sleep(self._gather_s)
+
+    async def _worked_on(self) -> None:
+        """Until the reader asks for more, as the pause gathers nothing before; not long, for it may have much else."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(WORK_S):
+                await self._asked.wait()
 
     def _answered(self, reading: _Reading, answer: Answer) -> None:
         """Note what a leader said of one partition."""

@@ -39,6 +39,10 @@ DENIED = (
 """Errors that only an operator can cure."""
 
 
+HAND_OVER_S = 45.0
+"""Longer than the client looks for a topic."""
+
+
 @dataclass(slots=True, eq=False)
 class _Progress:
     """How far a parcel's delivery has come."""
@@ -250,8 +254,16 @@ def _fill(builder: BatchBuilder, lane: _Lane, max_rows: int | None) -> list[tupl
 
 
 async def _answer(producer: AIOKafkaProducer, builder: BatchBuilder, tp: TopicPartition) -> None:
-    """Hand a batch to the producer, which may wait for metadata or refuse, and wait for the brokers."""
-    await (await producer.send_batch(builder, tp.topic, partition=tp.partition))
+    """Hand a batch to the producer, which may wait for metadata or refuse, and wait for the brokers.
+
+    A producer that is stopped meanwhile leaves who waits for its metadata waiting.
+    """
+    try:
+        async with asyncio.timeout(HAND_OVER_S):
+            sent = await producer.send_batch(builder, tp.topic, partition=tp.partition)
+    except TimeoutError as error:
+        raise kafka.KafkaTimeoutError(f"the producer did not take a batch within {HAND_OVER_S:g} s") from error
+    await sent
 
 
 def refusal_of(row: Row, error: kafka.KafkaError) -> Refusal:

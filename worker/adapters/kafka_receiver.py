@@ -53,6 +53,8 @@ class Receiver(asyncio.BufferedProtocol):
         at, end = 0, self._received
         while end - at >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._small, at)
+            if length < 0:
+                raise ValueError(f"a message of {length} bytes")
             begin, stop = at + _LENGTH.size, at + _LENGTH.size + length
             if stop - at > SMALL_BYTES:
                 self._begin_large(length, self._view[begin:end])

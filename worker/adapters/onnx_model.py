@@ -83,6 +83,11 @@ class OnnxModel:
         return tuple(OutputSpec(plan.name, plan.width) for plan in self._plans)
 
     @property
+    def thread_bound(self) -> bool:
+        """A device's recorded graphs belong to the thread that runs them."""
+        return self._device is not None
+
+    @property
     def way(self) -> str:
         """How a call reaches the model: with host arrays, over bound buffers, or as the replay of a graph."""
         return HOST if self._device is None else self._device.way

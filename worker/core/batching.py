@@ -62,7 +62,8 @@ class BatchLimits:
 class Batch:
     """Rows for one model call, in order of arrival, of any partitions.
 
-    ``expected_s`` is what its call is expected to take; None while that is not known.
+    ``expected_s`` is what its call is expected to take, None while nothing is known of calls; ``is_learned`` says
+    that calls of this size have been seen.
     """
 
     slices: list[Slice]
@@ -71,6 +72,7 @@ class Batch:
     reason: FlushReason
     waited_s: float
     expected_s: float | None = None
+    is_learned: bool = False
 
 
 class MicroBatcher:
@@ -227,7 +229,8 @@ class MicroBatcher:
         self._queued_bytes -= taken_bytes
         if self._due_at < inf:
             self._due_at = min((entry[2] for entry in self._queue), default=inf)
-        return Batch(slices, size, taken_bytes, reason, waited_s, self.calls.expected_s(size))
+        calls = self.calls
+        return Batch(slices, size, taken_bytes, reason, waited_s, calls.expected_s(size), calls.knows(size))
 
 
 def _fitting(rows: Slice, records: int, size_bytes: int, *, alone: bool) -> int:

@@ -94,8 +94,9 @@ class CostModel:
         return max(self.buckets[self._place(rows)], rows) if self._padded else rows
 
     def knows(self, rows: int) -> bool:
-        """Whether calls of this bucket have been learned, so that its cost is no extrapolation."""
-        return self._learned[self._place(rows)].weight > 0
+        """Whether calls of this bucket, and about this size, have been learned: its cost is no extrapolation."""
+        bucket = self._learned[self._place(rows)]
+        return bucket.weight > 0 and self.computed(rows) <= bucket.largest * REACH
 
     def expected_s(self, rows: int) -> float | None:
         """What a call of ``rows`` rows is expected to take; None before anything was learned.

@@ -6,7 +6,7 @@ import binascii
 import math
 import re
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import simdjson
@@ -87,9 +87,9 @@ class FloatPacker:
         body = text.rstrip(_BLANKS).removesuffix(",")
         if "[" not in body:
             try:
-                # The parser flattens what is nested; it is free for the next text when its array is gone.
-                numbers: Any = self._parser.parse(f"[{body}]")
-                return bytes(numbers.as_buffer(of_type="d"))
+                # The parser flattens what is nested. It is free for the next text when its array is gone, so no name
+                # may hold that: an error's traceback would hold the name.
+                return bytes(self._parser.parse(f"[{body}]").as_buffer(of_type="d"))  # type: ignore[union-attr]
             except (ValueError, TypeError, RuntimeError):
                 pass
         raise Unusable("wrong_type", "holds something other than plain numbers")

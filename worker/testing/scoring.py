@@ -82,6 +82,7 @@ class FakeModel:
     """Scores a row as twice its first feature. Raises on ``poison``, gives NaN on ``nan``, waits at ``gate``."""
 
     provider = "cpu"
+    thread_bound = False
 
     def __init__(self, *, poison: Iterable[float] = (), nan: Iterable[float] = ()) -> None:
         self.poison = set(poison)

@@ -43,7 +43,7 @@ def test_a_line_is_found() -> None:
     assert costs.per_row_s == pytest.approx(0.2 * MICRO)
     for rows in (1, 2, 5, 100, 200):
         assert costs.expected_s(rows) == pytest.approx(_line(rows))
-    assert [costs.knows(rows) for rows in (1, 7, 20, 100, 5000)] == [True, True, False, True, True]
+    assert [costs.knows(rows) for rows in (1, 7, 20, 100, 250, 5000)] == [True, True, False, True, True, False]
 
 
 def test_sizes_within_one_bucket_make_a_line_too() -> None:

@@ -191,3 +191,13 @@ def test_a_time_is_counted_from_1970(text: str, seconds: float) -> None:
 def test_a_time_that_is_none(text: str, reason: str, words: str) -> None:
     """What is not written as a time is told from a time that does not exist."""
     assert refusal(lambda: seconds_from_time(text)) == (reason, words)
+
+
+@pytest.mark.parametrize("text", ["1,null", "1,true", '1,"2"', "1,{}"])
+def test_a_text_that_is_refused_holds_up_none_behind_it(text: str) -> None:
+    """Not even while somebody holds its error, and with that the frames it came through."""
+    packer = FloatPacker()
+    with pytest.raises(Unusable) as held:
+        packer.packed(text)
+    assert packer.packed("1,2") == struct.pack("=2d", 1, 2)
+    assert held.value.__traceback__ is not None
