@@ -259,8 +259,11 @@ async def test_a_stopped_partition_that_is_tried_keeps_none_waiting(
         asked.append((max_records, timeout_s))
         return ["others"]
 
-    monkeypatch.setattr(one.driver, "source", SimpleNamespace(poll_one=poll_one, poll=poll))
-    monkeypatch.setattr(one.pipeline.brakes, "due", lambda _now: [A])
-    assert list(await one.driver._poll(10)) == ["one of 0", "others"]
-    assert list(await one.driver._poll(1)) == ["one of 0"]
+    with monkeypatch.context() as patch:
+        patch.setattr(one.driver, "source", SimpleNamespace(poll_one=poll_one, poll=poll))
+        patch.setattr(one.pipeline.brakes, "due", lambda _now: [A])
+        both: list[object] = [*await one.driver._poll(10)]
+        alone: list[object] = [*await one.driver._poll(1)]
+    assert both == ["one of 0", "others"]
+    assert alone == ["one of 0"]
     assert asked == [(9, 0.0)]
