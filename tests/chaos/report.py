@@ -192,7 +192,8 @@ def _campaign_page(campaign: Mapping[str, Any]) -> list[str]:
     lines = ["", f"## {campaign['plan']['guarantee']}", "", *ran, "", *_table(head, rows)]
     if campaign["broken"]:
         lines += ["", "Broken promises:", "", *(f"- {text}" for text in campaign["broken"])]
-    return lines
+    # Written into the data by hand, where a run needs a word.
+    return lines + [line for text in campaign.get("remarks", ()) for line in ("", text)]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
