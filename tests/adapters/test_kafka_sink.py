@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiokafka import errors as kafka
 
-from worker.adapters import kafka_sink
+from worker.adapters import kafka_lanes, kafka_sink
 from worker.adapters.kafka_sink import MAX_ATTEMPTS, KafkaSink
 from worker.core.records import Block, Decoded, Parcel, Refusal, Slice, TopicPartition
 from worker.errors import BrokerError
@@ -165,6 +165,25 @@ async def test_a_fault_is_retried_on_a_fresh_producer(cluster: _Cluster, owner: 
     assert cluster.log == [b"1", b"2"]
     assert owner.sink.rebuilds == 2
     assert len(cluster.producers) == 3
+    await owner.sink.stop()
+
+
+async def test_a_producer_that_never_takes_a_batch_is_replaced(
+    cluster: _Cluster, owner: _Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that was stopped while it looked for the topic: the batch goes to the next one."""
+    monkeypatch.setattr(kafka_lanes, "HAND_OVER_S", 0.01)
+    never = asyncio.Event()
+
+    async def waits(*_: object, **__: object) -> None:
+        await never.wait()
+
+    monkeypatch.setattr(cluster.producers[0], "send_batch", waits)
+    parcel = _parcel([b"1"])
+    owner.sink.send([parcel])
+    await owner.verdicts(1)
+    assert owner.reported == [(parcel, {})]
+    assert (cluster.log, owner.sink.rebuilds) == ([b"1"], 1)
     await owner.sink.stop()
 
 
