@@ -202,7 +202,7 @@ def test_metrics_are_read_as_sums_between_two_dumps(folder: Path) -> None:
     found = read_measured(folder / "after.txt", folder / "before.txt", 4.0)
     assert (found.seconds, found.records, found.batches) == (4.0, 40_000.0, 2000.0)
     assert found.cpu_s == pytest.approx(1.4)
-    assert found.spans == 2000.0
+    assert found.polls == 2000.0
     assert found.assemble_s == pytest.approx(0.02)
     assert found.call == Line(8e-6, 2e-7)
     assert found.produce_mean_s == pytest.approx((0.0015 + 0.0004) / 1.1)

@@ -54,15 +54,15 @@ class Line:
 class Machine:
     """What the steps cost, in seconds.
 
-    ``calls`` are (rows, seconds) of a model call, ascending, at least one; between them it is interpolated. ``span``
-    is the decoding of one partition's records of a poll, ``handle`` the encoding of a batch. ``cycle_s`` is what a
+    ``calls`` are (rows, seconds) of a model call, ascending, at least one; between them it is interpolated. ``decode``
+    is the decoding of a poll's records, ``handle`` the encoding of a batch. ``cycle_s`` is what a
     poll, and likewise a produce request, costs the loop besides, ``row_s`` what a record costs it besides.
     ``fetch_s`` is the round trip of a fetch, ``round_trips_s`` are equally likely ones of a produce request,
     ascending, at least two.
     """
 
     calls: tuple[tuple[int, float], ...]
-    span: Line
+    decode: Line
     handle: Line
     cycle_s: float
     row_s: float
@@ -186,7 +186,7 @@ class _Worker:
         ]
         self._turns = deque(self._partitions)
         self._in_flight = 0
-        self._asking = self._polling = self._sending = self._engine_busy = False
+        self._asking = self._pausing = self._polling = self._sending = self._engine_busy = False
         self._running: list[Batch] = []
         self._submitted: deque[Batch] = deque()
         self._ready: list[tuple[_Partition, list[tuple[Times, float]]]] = []
@@ -211,9 +211,12 @@ class _Worker:
             until = int(np.searchsorted(one.times_s, answered_at, "right"))
             records += until - one.fetched
             one.fetched = until
-        pause_s = self._rules.gather_s if records * len(self._value) < FEW_BYTES else 0.0
-        self.clock.at(self.clock.now + pause_s, self._ask_again)
+        few = records * len(self._value) < FEW_BYTES
         self._poll_soon()
+        if few and self._polling:
+            self._pausing = True
+        else:
+            self.clock.at(self.clock.now, self._ask_again)
 
     def _ask_again(self) -> None:
         self._asking = False
@@ -232,7 +235,6 @@ class _Worker:
         """Take what is there, partitions by turns, and decode it."""
         machine, room = self._machine, self._room()
         spans: list[Span] = []
-        took_s = machine.cycle_s
         for one in [one for one in self._turns if one.fetched > one.taken]:
             if room == 0:
                 break
@@ -240,9 +242,10 @@ class _Worker:
             self._turns.append(one)
             rows = min(one.fetched - one.taken, room)
             spans.append(self._span(one, rows))
-            took_s += machine.span(rows) + machine.row_s / 2 * rows
             one.taken += rows
             room -= rows
+        rows = sum(map(len, spans))
+        took_s = machine.cycle_s + machine.decode(rows) + machine.row_s / 2 * rows
         return took_s, partial(self._admit, spans)
 
     def _span(self, one: _Partition, rows: int) -> Span:
@@ -258,6 +261,10 @@ class _Worker:
         self._dispatch()
         self._polling = False
         self._poll_soon()
+        if self._pausing and not self._polling:
+            # The pause begins when all that was fetched is worked on.
+            self._pausing = False
+            self.clock.at(self.clock.now + self._rules.gather_s, self._ask_again)
         self.ask()
 
     # ---- batches and engine ------------------------------------------------------------------------------

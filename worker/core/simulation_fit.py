@@ -28,7 +28,7 @@ STAMP_S = 0.0005
 class Measured:
     """Sums over ``seconds`` of a constant load, and what was learned of sizes until its end.
 
-    ``spans`` counts what was decoded at a time, ``cpu_s`` is the processor time of the whole process, ``assemble_s``
+    ``polls`` counts those that brought records, ``cpu_s`` is the processor time of the whole process, ``assemble_s``
     that of joining the rows of batches. ``produce_s`` are equally likely times from a parcel's hand-over to its
     acknowledgement, ascending.
     """
@@ -36,11 +36,11 @@ class Measured:
     seconds: float
     records: float
     batches: float
-    spans: float
+    polls: float
     cpu_s: float
     assemble_s: float
     call: Line
-    span: Line
+    decode: Line
     handle: Line
     produce_s: tuple[float, ...]
     produce_mean_s: float
@@ -71,16 +71,16 @@ def _first_guess(measured: Measured, most: int, capacity: float | None) -> Machi
 
     What is accounted for is computed from the lines: measured sums hold the time that others had the processor, too.
     """
-    call, span, handle = measured.call, measured.span, measured.handle
+    call, decode, handle = measured.call, measured.decode, measured.handle
     spent_s = measured.assemble_s + measured.batches * (call.fixed_s + handle.fixed_s)
-    spent_s += measured.spans * span.fixed_s
-    spent_s += measured.records * (call.per_row_s + handle.per_row_s + span.per_row_s)
+    spent_s += measured.polls * decode.fixed_s
+    spent_s += measured.records * (call.per_row_s + handle.per_row_s + decode.per_row_s)
     other_s = max(measured.cpu_s - spent_s, 0.0)
     row_s = _row_s(measured, other_s, most, capacity)
     joined_s = measured.assemble_s / measured.batches
     return Machine(
         calls=((1, call(1) + joined_s), (most, call(most) + joined_s)),
-        span=span,
+        decode=decode,
         handle=handle,
         cycle_s=(other_s - row_s * measured.records) / measured.batches / 2,
         row_s=row_s,
@@ -99,5 +99,5 @@ def _row_s(measured: Measured, other_s: float, most: int, capacity: float | None
     mean = measured.records / measured.batches
     if capacity is None or mean >= most or measured.call(most) / most > 0.9 / capacity:
         return min(ROW_S, largest_s)
-    known_s = measured.span.per_row_s + measured.handle(most) / most + other_s / measured.batches / most
+    known_s = measured.decode.per_row_s + measured.handle(most) / most + other_s / measured.batches / most
     return min(max((1 / capacity - known_s) / (1 - mean / most), 0.0), largest_s)

@@ -317,8 +317,8 @@ INFERENCE_FAILURES = Counter(
 COST_FIXED = Gauge(
     "headrace_cost_fixed_seconds",
     "seconds",
-    "Learned: what a model call (call), the handling of its results (handle) and the decoding of a poll's records of"
-    " one partition (decode) cost whatever their size; 0 until known.",
+    "Learned: what a model call (call), the handling of its results (handle) and the decoding of a poll's records"
+    " (decode) cost whatever their size; 0 until known.",
     {"stage": COST_STAGES},
 )
 COST_RECORD = Gauge(

@@ -13,7 +13,7 @@ from worker.core.simulation import HAND_OVER_S, Line, Load, Machine, Result, Rul
 
 MACHINE = Machine(
     calls=((1, 0.010), (3, 0.030)),
-    span=Line(0.001, 0.0001),
+    decode=Line(0.001, 0.0001),
     handle=Line(0.002, 0.0002),
     cycle_s=0.004,
     row_s=0.002,

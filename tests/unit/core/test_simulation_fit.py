@@ -14,7 +14,7 @@ from worker.core.simulation_fit import ROW_S, STAMP_S, Measured, fit
 
 TRUTH = Machine(
     calls=((1, 0.00002), (512, 0.0003)),
-    span=Line(0.00003, 0.000002),
+    decode=Line(0.00003, 0.000002),
     handle=Line(0.00006, 0.0000015),
     cycle_s=0.0002,
     row_s=0.000003,
@@ -34,17 +34,17 @@ def _account(machine: Machine, load: Load) -> Measured:
     engine_s, loop_s = (share * result.until_s for share in (result.engine_share, result.loop_share))
     handle_s = batches * machine.handle.fixed_s + records * machine.handle.per_row_s
     decode_s = loop_s - handle_s - records * machine.row_s - 2 * batches * machine.cycle_s
-    spans = (decode_s - records * machine.span.per_row_s) / machine.span.fixed_s
+    spans = (decode_s - records * machine.decode.per_row_s) / machine.decode.fixed_s
     slope_s = (machine.calls[1][1] - machine.calls[0][1]) / (machine.calls[1][0] - machine.calls[0][0])
     return Measured(
         seconds=result.until_s,
         records=records,
         batches=batches,
-        spans=spans,
+        polls=spans,
         cpu_s=engine_s + loop_s,
         assemble_s=batches * 0.000005,
         call=Line(machine.calls[0][1] - slope_s - 0.000005, slope_s),
-        span=machine.span,
+        decode=machine.decode,
         handle=machine.handle,
         produce_s=tuple(trip_s * 1.7 for trip_s in machine.round_trips_s),
         produce_mean_s=result.produce_mean_s,
@@ -68,7 +68,7 @@ def test_costs_come_back(fitted: Machine) -> None:
     """What was learned is taken; round trips and the rest of the loop's work are found."""
     assert [rows for rows, _ in fitted.calls] == [1, 512]
     assert [took_s for _, took_s in fitted.calls] == pytest.approx([took_s for _, took_s in TRUTH.calls])
-    assert (fitted.span, fitted.handle) == (TRUTH.span, TRUTH.handle)
+    assert (fitted.decode, fitted.handle) == (TRUTH.decode, TRUTH.handle)
     assert fitted.row_s == pytest.approx(TRUTH.row_s, rel=0.1)
     assert fitted.cycle_s == pytest.approx(TRUTH.cycle_s, rel=0.2)
     assert fitted.fetch_s == pytest.approx(TRUTH.fetch_s, rel=0.3)
