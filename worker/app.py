@@ -30,10 +30,10 @@ from worker.adapters.kafka_topics import (
     too_few_partitions,
 )
 from worker.adapters.onnx_model import OnnxModel
-from worker.adapters.onnx_race import Lap, open_candidates
+from worker.adapters.onnx_race import Lap
 from worker.adapters.probes import ProbeServer
 from worker.adapters.schema_file import load_schema
-from worker.codec import build_codec
+from worker.codec import build_codec, open_models
 from worker.core.actions import Policy
 from worker.core.brakes import BrakeLimits
 from worker.core.decoder import Decoder
@@ -72,17 +72,9 @@ def load_scorer(settings: Settings) -> Scorer:
 
     Raises ConfigError, BundleError or EnvironmentFault; not one record has been read then.
     """
-    wanted = settings.model
     schema = load_schema(settings.event.schema_path)
-    bundle = load_bundle(wanted.path)
-    candidates = open_candidates(
-        bundle,
-        wanted.providers,
-        wanted.require_provider,
-        wanted.intra_op_threads,
-        settings.batching.buckets,
-        cuda_graphs=wanted.gpu_calls == "cuda_graphs",
-    )
+    bundle = load_bundle(settings.model.path)
+    candidates = open_models(settings, bundle)
     decoder, encoder = build_codec(settings, schema, bundle, candidates.outputs)
     ready = candidates.ready(decoder)
     return Scorer(bundle, ready.model, decoder, encoder, ready.race)

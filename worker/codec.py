@@ -1,4 +1,4 @@
-"""Join settings, event schema and bundle into decoder and encoder; where they do not fit, say which file is wrong."""
+"""Join settings, event schema and bundle into models, decoder and encoder; where they do not fit, say what is wrong."""
 
 from __future__ import annotations
 
@@ -13,9 +13,28 @@ from worker.errors import BundleError, ConfigError, HeadraceError, Problem
 
 if TYPE_CHECKING:
     from worker.adapters.bundle import Bundle
+    from worker.adapters.onnx_race import Candidates
     from worker.config_yaml import Located
     from worker.core.features import OutputSpec
     from worker.settings import Settings
+
+
+def open_models(settings: Settings, bundle: Bundle) -> Candidates:
+    """The model on the provider that the settings ask for first and that works; under ``auto`` on each that works.
+
+    Raises ``EnvironmentFault`` (onnxruntime or provider missing) and ``BundleError`` (the graph does not fit).
+    """
+    from worker.adapters.onnx_race import open_candidates
+
+    wanted = settings.model
+    return open_candidates(
+        bundle,
+        wanted.providers,
+        wanted.require_provider,
+        wanted.intra_op_threads,
+        settings.batching.buckets,
+        cuda_graphs=wanted.gpu_calls == "cuda_graphs",
+    )
 
 
 def build_codec(

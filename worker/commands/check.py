@@ -127,18 +127,9 @@ def _load_bundle(settings: Settings) -> Bundle:
 
 
 def _open_models(bundle: Bundle, settings: Settings) -> Candidates:
-    """The model on the provider that would serve; under ``auto`` on each that works here, since any may win."""
-    from worker.adapters.onnx_race import open_candidates
+    from worker.codec import open_models
 
-    wanted = settings.model
-    return open_candidates(
-        bundle,
-        wanted.providers,
-        wanted.require_provider,
-        wanted.intra_op_threads,
-        settings.batching.buckets,
-        cuda_graphs=wanted.gpu_calls == "cuda_graphs",
-    )
+    return open_models(settings, bundle)
 
 
 def _build_codec(schema: ObjectSpec, bundle: Bundle, models: Candidates | None, loaded: Loaded) -> Decoder:
