@@ -15,7 +15,7 @@ from typing import ClassVar, NamedTuple
 
 from aiokafka import errors as kafka
 
-from worker.adapters.kafka_frames import INT16, INT32, Correlation, Frame, header, number, text
+from worker.adapters.kafka_frames import INT16, INT32, Layout, newest, number, text
 from worker.core.records import TopicPartition
 
 _API_KEY = 1
@@ -61,18 +61,14 @@ class Fetch:
 
     def prepare(self, versions: Mapping[int, tuple[int, int]]) -> _FetchV4:
         """The request in the newest version that we and the broker speak; called by aiokafka's connection."""
-        lowest, highest = versions[_API_KEY]
-        for layout in (_FetchV11, _FetchV4):
-            if lowest <= layout.API_VERSION <= highest:
-                return layout(self)
-        raise kafka.IncompatibleBrokerVersion(f"the broker offers Fetch versions {lowest} to {highest}, not 4 or 11")
+        return newest((_FetchV11, _FetchV4), versions, "Fetch")(self)
 
 
-class _FetchV4:
+class _FetchV4(Layout):
     """Version 4, as aiokafka's connection uses a request; also the parser of its answer."""
 
     API_KEY = _API_KEY
-    API_VERSION: ClassVar[int] = 4
+    API_VERSION = 4
     _REQUEST = struct.Struct(">iiiib")
     _PARTITION = struct.Struct(">iqi")
     _TAIL: ClassVar[bytes] = b""
@@ -82,15 +78,6 @@ class _FetchV4:
 
     def __init__(self, fetch: Fetch) -> None:
         self._fetch = fetch
-
-    @property
-    def RESPONSE_TYPE(self) -> _FetchV4:  # noqa: N802 # aiokafka's name
-        """Who decodes the answer."""
-        return self
-
-    def build_request_header(self, correlation_id: int, client_id: str) -> Frame:
-        """Key, version, correlation and client."""
-        return header(_API_KEY, self.API_VERSION, correlation_id, client_id)
 
     def encode(self) -> bytes:
         """The request's body."""
@@ -110,10 +97,6 @@ class _FetchV4:
 
     def _partition(self, partition: int, position: int) -> bytes:
         return self._PARTITION.pack(partition, position, self._fetch.max_bytes)
-
-    def parse_response_header(self, frame: BytesIO) -> Correlation:
-        """The answer's correlation id."""
-        return Correlation.read(frame)
 
     def decode(self, frame: BytesIO) -> Answers:
         """The answer; raises struct.error when it is cut short, which ends the connection."""

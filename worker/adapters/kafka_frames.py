@@ -1,10 +1,13 @@
-"""What the messages that we pack ourselves share: numbers, texts, and the headers of request and answer."""
+"""What the messages that we pack ourselves share: numbers, texts, headers, and the choice of a version."""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping, Sequence
 from io import BytesIO
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple, Self, TypeVar
+
+from aiokafka import errors as kafka
 
 INT16, INT32 = struct.Struct(">h"), struct.Struct(">i")
 _HEADER = struct.Struct(">hhi")
@@ -25,15 +28,38 @@ class Correlation(NamedTuple):
 
     correlation_id: int
 
-    @classmethod
-    def read(cls, frame: BytesIO) -> Correlation:
-        """From the front of the frame."""
-        return cls(*INT32.unpack(frame.read(INT32.size)))
+
+class Layout:
+    """One version of a request that we pack ourselves, as aiokafka's connection uses one; also its answer's parser."""
+
+    API_KEY: ClassVar[int]
+    API_VERSION: ClassVar[int]
+
+    @property
+    def RESPONSE_TYPE(self) -> Self:  # noqa: N802 # aiokafka's name
+        """Who decodes the answer."""
+        return self
+
+    def build_request_header(self, correlation_id: int, client_id: str) -> Frame:
+        """Key, version, correlation and client."""
+        return Frame(_HEADER.pack(self.API_KEY, self.API_VERSION, correlation_id) + text(client_id))
+
+    def parse_response_header(self, frame: BytesIO) -> Correlation:
+        """The answer's correlation id."""
+        return Correlation(*INT32.unpack(frame.read(INT32.size)))
 
 
-def header(key: int, version: int, correlation_id: int, client_id: str) -> Frame:
-    """The header of a request, before flexible versions."""
-    return Frame(_HEADER.pack(key, version, correlation_id) + text(client_id))
+_L = TypeVar("_L", bound=Layout)
+
+
+def newest(layouts: Sequence[type[_L]], versions: Mapping[int, tuple[int, int]], name: str) -> type[_L]:
+    """The first of ``layouts`` that the broker speaks; raises IncompatibleBrokerVersion where it speaks none."""
+    lowest, highest = versions[layouts[0].API_KEY]
+    for layout in layouts:
+        if lowest <= layout.API_VERSION <= highest:
+            return layout
+    ours = " or ".join(str(layout.API_VERSION) for layout in reversed(layouts))
+    raise kafka.IncompatibleBrokerVersion(f"the broker offers {name} versions {lowest} to {highest}, not {ours}")
 
 
 def text(value: str) -> bytes:

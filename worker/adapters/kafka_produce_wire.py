@@ -8,11 +8,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from io import BytesIO
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
-from aiokafka import errors as kafka
-
-from worker.adapters.kafka_frames import INT16, INT32, Correlation, Frame, header, number, text
+from worker.adapters.kafka_frames import INT16, INT32, Layout, newest, number, text
 
 _API_KEY = 0
 _ACKS_TIMEOUT = struct.Struct(">hi")
@@ -44,31 +42,18 @@ class Produce:
 
     def prepare(self, versions: Mapping[int, tuple[int, int]]) -> _ProduceV3:
         """The request in the newest version that we and the broker speak; called by aiokafka's connection."""
-        lowest, highest = versions[_API_KEY]
-        for layout in (_ProduceV7, _ProduceV3):
-            if lowest <= layout.API_VERSION <= highest:
-                return layout(self)
-        raise kafka.IncompatibleBrokerVersion(f"the broker offers Produce versions {lowest} to {highest}, not 3 or 7")
+        return newest((_ProduceV7, _ProduceV3), versions, "Produce")(self)
 
 
-class _ProduceV3:
+class _ProduceV3(Layout):
     """Version 3, as aiokafka's connection uses a request; also the parser of its answer."""
 
     API_KEY = _API_KEY
-    API_VERSION: ClassVar[int] = 3
+    API_VERSION = 3
     _PRODUCED = struct.Struct(">ihqq")
 
     def __init__(self, produce: Produce) -> None:
         self._produce = produce
-
-    @property
-    def RESPONSE_TYPE(self) -> _ProduceV3:  # noqa: N802 # aiokafka's name
-        """Who decodes the answer."""
-        return self
-
-    def build_request_header(self, correlation_id: int, client_id: str) -> Frame:
-        """Key, version, correlation and client."""
-        return header(_API_KEY, self.API_VERSION, correlation_id, client_id)
 
     def encode(self) -> bytes:
         """The request's body."""
@@ -81,10 +66,6 @@ class _ProduceV3:
             for partition, batch in batches:
                 parts += [_PARTITION.pack(partition, len(batch)), batch]
         return b"".join(parts)
-
-    def parse_response_header(self, frame: BytesIO) -> Correlation:
-        """The answer's correlation id."""
-        return Correlation.read(frame)
 
     def decode(self, frame: BytesIO) -> Produced:
         """The answer; raises struct.error when it is cut short, which ends the connection."""
