@@ -24,6 +24,7 @@ from worker.core.offsets import Commit
 from worker.core.pipeline import Pipeline
 from worker.core.records import Parcel, Refusal, Span, TopicPartition
 from worker.errors import EngineFault
+from worker.limits import poll_limit
 from worker.recorder import Recorder
 from worker.settings import Settings
 
@@ -109,7 +110,7 @@ class Driver:
 
     async def poll_forever(self) -> None:
         """Poll, admit, repeat; ends only by an exception or a cancellation."""
-        max_poll = max(self._settings.batching.max_batch_size, 512)
+        max_poll = poll_limit(self._settings)
         while True:
             room = self._pipeline.room()
             if room == 0:

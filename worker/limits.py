@@ -6,6 +6,8 @@ from worker.core.batching import BatchLimits
 from worker.core.flow import FlowLimits
 from worker.settings import Settings
 
+LEAST_POLL_LIMIT = 512
+
 
 def batch_limits(settings: Settings, *, padded: bool) -> BatchLimits:
     """What closes a batch; ``padded`` where the model fills batches up to the next bucket."""
@@ -18,6 +20,11 @@ def batch_limits(settings: Settings, *, padded: bool) -> BatchLimits:
         batching.buckets,
         padded,
     )
+
+
+def poll_limit(settings: Settings) -> int:
+    """Most records of a poll: a whole batch, and where batches are small so many that polling does not cost more."""
+    return max(settings.batching.max_batch_size, LEAST_POLL_LIMIT)
 
 
 def flow_limits(settings: Settings) -> FlowLimits:

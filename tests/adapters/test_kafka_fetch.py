@@ -16,6 +16,7 @@ from worker.adapters import kafka_fetch
 from worker.adapters.kafka_batches import Columns, Unread
 from worker.adapters.kafka_fetch import FetchLoop
 from worker.adapters.kafka_fetch_wire import Answer, Answers, Fetch
+from worker.core.flow import FEW_BYTES
 from worker.core.records import TopicPartition
 
 A, B = TopicPartition("in", 0), TopicPartition("in", 1)
@@ -286,7 +287,7 @@ async def test_a_short_answer_is_followed_by_a_pause(client: _Client, make_loop:
     loop.read(A, 0)
     loop.take(set(), 1)
     (await client.request(0)).reply()
-    (await client.request(1)).reply((A, batch([(0, 0, None, bytes(kafka_fetch.FEW_BYTES), ())])))
+    (await client.request(1)).reply((A, batch([(0, 0, None, bytes(FEW_BYTES), ())])))
     (await client.request(2)).reply((A, batch(plain(1, 1))))
     await loop.wait(TIMEOUT_S)
     assert _offsets(await _take(loop)) == [(0, 0), (0, 1)]

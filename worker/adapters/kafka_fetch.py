@@ -21,6 +21,7 @@ from aiokafka.client import AIOKafkaClient
 from worker.adapters.kafka_batches import CorruptBatchError, FetchedRecords, Piece
 from worker.adapters.kafka_fencing import receive_directly
 from worker.adapters.kafka_fetch_wire import Answer, Answers, Fetch
+from worker.core.flow import AHEAD_BYTES, FEW_BYTES
 from worker.core.records import TopicPartition
 
 log = structlog.get_logger("headrace.fetch")
@@ -28,14 +29,8 @@ log = structlog.get_logger("headrace.fetch")
 BACKOFF_S = 0.1
 """Pause after an error, and between looks for a partition's leader."""
 
-AHEAD_BYTES = 262_144
-"""A partition with fewer unread bytes is fetched again: records arrive while others are worked on."""
-
 WORK_S = 0.01
 """How long a broker whose records were few waits for the reader, which may be busy with those of another."""
-
-FEW_BYTES = 65_536
-"""An answer shorter than this is followed by the gathering pause: the reader keeps up."""
 
 
 @dataclass(slots=True, eq=False)

@@ -131,10 +131,10 @@ def settings_with(config: Path, changes: list[str]) -> Settings:
 def rules_of(settings: Settings, *, padded: bool) -> Rules:
     """What of the settings the simulation goes by."""
     from worker.core.simulation import Rules
-    from worker.limits import batch_limits, flow_limits
+    from worker.limits import batch_limits, flow_limits, poll_limit
 
     batch = batch_limits(settings, padded=padded)
-    return Rules(batch, flow_limits(settings), max(batch.max_batch_size, 512), settings.batching.gather_s)
+    return Rules(batch, flow_limits(settings), poll_limit(settings), settings.batching.gather_s)
 
 
 def summarise(result: Result, load: Load) -> dict[str, Any]:

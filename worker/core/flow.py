@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+AHEAD_BYTES = 262_144
+"""A partition with fewer unread bytes is fetched again: records arrive while others are worked on."""
+
+FEW_BYTES = 65_536
+"""An answer shorter than this is followed by the gathering pause: the reader keeps up."""
+
 LOW_SHARE = 0.75
 """Reopening a quarter below the mark keeps the gate from flapping at every settled batch."""
 

@@ -265,15 +265,12 @@ class Pipeline:
 
     def _enqueue(self, block: Block, now: float, letters: list[Parcel]) -> None:
         """Queue a block's good rows for a batch, its refused ones for the dead letters."""
-        start = 0
         refusals = block.decoded.refusals
-        for row in sorted(refusals):
-            if row > start:
-                self.batcher.add(Slice(block, start, row), now)
-            self._refuse(Slice(block, row, row + 1), refusals[row], letters)
-            start = row + 1
-        if start < len(block.span):
-            self.batcher.add(Slice(block, start, len(block.span)), now)
+        for rows, row in Slice(block, 0, len(block.span)).parted(sorted(refusals)):
+            if row is None:
+                self.batcher.add(rows, now)
+            else:
+                self._refuse(rows, refusals[row], letters)
 
     def _dispatch(self, now: float) -> None:
         """Fill the engine's slots with the batches that are due."""
@@ -307,17 +304,12 @@ class Pipeline:
         if not refusals:
             return [(rows, base)]
         runs: list[tuple[Slice, int]] = []
-        start = rows.start
-        for at in range(rows.start, rows.stop):
-            refusal = refusals.get(base + at - rows.start)
-            if refusal is None:
-                continue
-            if at > start:
-                runs.append((Slice(rows.block, start, at), base + start - rows.start))
-            self._dead_letter(Slice(rows.block, at, at + 1), refusal, parcels)
-            start = at + 1
-        if rows.stop > start:
-            runs.append((Slice(rows.block, start, rows.stop), base + start - rows.start))
+        own = [row - base for row in sorted(refusals) if base <= row < base + rows.stop - rows.start]
+        for piece, index in rows.parted(own):
+            if index is None:
+                runs.append((piece, base + piece.start - rows.start))
+            else:
+                self._dead_letter(piece, refusals[base + index], parcels)
         return runs
 
     def _encode(
@@ -340,17 +332,12 @@ class Pipeline:
     def _dispatch_scored(self, rows: Slice, values: list[bytes], parcels: list[Parcel]) -> None:
         """Parcels for one run of scored rows; those too large for the topic become dead letters."""
         refused = {**self._dispatcher.oversize(rows, values), **self._known_refusals(rows)}
-        start = 0
-        for index in sorted(refused):
-            if index > start:
-                run = Slice(rows.block, rows.start + start, rows.start + index)
-                parcels += self._dispatcher.scored(run, values[start:index])
-            at = rows.start + index
-            self._dead_letter(Slice(rows.block, at, at + 1), refused[index], parcels)
-            start = index + 1
-        if start < len(values):
-            run = Slice(rows.block, rows.start + start, rows.stop)
-            parcels += self._dispatcher.scored(run, values[start:])
+        for piece, index in rows.parted(sorted(refused)):
+            if index is None:
+                first = piece.start - rows.start
+                parcels += self._dispatcher.scored(piece, values[first : first + piece.stop - piece.start])
+            else:
+                self._dead_letter(piece, refused[index], parcels)
 
     def _refuse(self, row: Slice, refusal: Refusal, letters: list[Parcel]) -> None:
         """A record that did not decode: skipped if the operator says so, else a dead letter."""

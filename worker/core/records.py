@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import NamedTuple
@@ -104,6 +104,21 @@ class Slice(NamedTuple):
     def size_bytes(self) -> int:
         """Bytes of the rows' values."""
         return self.block.span.size_bytes(self.start, self.stop)
+
+    def parted(self, refused: Iterable[int]) -> Iterator[tuple[Slice, int | None]]:
+        """The rows in order, cut at those ``refused``, which are ascending and count from the slice's first row.
+
+        Runs of the others come with None, a refused row alone and with its number.
+        """
+        begin = self.start
+        for index in refused:
+            at = self.start + index
+            if at > begin:
+                yield Slice(self.block, begin, at), None
+            yield Slice(self.block, at, at + 1), index
+            begin = at + 1
+        if begin < self.stop:
+            yield Slice(self.block, begin, self.stop), None
 
 
 @dataclass(slots=True, eq=False)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.core.batching import Batch, BatchLimits, MicroBatcher
-from worker.core.flow import FlowGate, FlowLimits
+from worker.core.flow import AHEAD_BYTES, FEW_BYTES, FlowGate, FlowLimits
 from worker.core.pipeline import ENGINE_SLOTS
 from worker.core.records import Block, Decoded, Slice, Span, TopicPartition
 
@@ -25,12 +25,6 @@ Times = NDArray[np.float64]
 Effect = Callable[[], None]
 Work = Callable[[], tuple[float, Effect]]
 """Something for the loop to do: begins when called, and says how long it takes and what is so afterwards."""
-
-AHEAD_BYTES = 262_144
-"""As the fetch loop: a partition with fewer unread bytes is fetched again."""
-
-FEW_BYTES = 65_536
-"""As the fetch loop: an answer shorter than this is followed by the gathering pause."""
 
 HAND_OVER_S = 0.00005
 """From the engine's thread to the event loop."""
