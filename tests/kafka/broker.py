@@ -40,6 +40,8 @@ DEFAULT_PROPERTIES = {
     # A killed node may register again only after its old session; the default would cost 9 s.
     "broker.session.timeout.ms": "2000",
     "broker.heartbeat.interval.ms": "400",
+    # Records of tests carry old timestamps, too: by age the broker would delete them at its next look.
+    "log.retention.ms": "-1",
     # The cleaner's default of 128 MiB would not fit the small heap, and the broker would never listen.
     "log.cleaner.dedupe.buffer.size": "2097152",
 }
