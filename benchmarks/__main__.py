@@ -11,7 +11,7 @@ examples:
   python -m benchmarks --system headrace --system quix --workload fraud --repetitions 3
   python -m benchmarks --system headrace:at_least_once --part latency --rate 2000 --rate 10000
   python -m benchmarks --show FILE                   print the tables of a file
-  python -m benchmarks --page                        write docs/performance.md from the newest complete results
+  python -m benchmarks --page                        write docs/performance.md from the newest results
 """
 
 from __future__ import annotations
@@ -106,13 +106,19 @@ def _measure(plan: Plan, parts: Sequence[str], result: Result, path: Path) -> in
         print(f"benchmarks: stopped; {_shown(path)} holds what was measured until then", file=sys.stderr)
         if result.form != CUSTOM:
             print(f"the rest: python -m benchmarks --resume {_shown(path)}", file=sys.stderr)
+        _renew_page(result)
         return 130
     print(f"\n{terminal.tables(result)}\n\nall figures: {_shown(path)}")
     if result.missing and result.form != CUSTOM:
         print(f"still missing: {', '.join(result.missing)}: python -m benchmarks --resume {_shown(path)}")
-    elif result.form in document.HEADS:
-        print(f"written: {', '.join(_shown(one) for one in document.write(PAGE, PLOTS, RESULTS))}")
+    _renew_page(result)
     return 0
+
+
+def _renew_page(result: Result) -> None:
+    """Renew the page after a run whose figures it may show."""
+    if result.form in document.HEADS:
+        _write_page()
 
 
 def _new_result(plan: Plan, parts: Sequence[str], command: str) -> Result:
@@ -156,14 +162,18 @@ def _plan(options: argparse.Namespace, name: str) -> Plan:
 
 
 def _page(*, check: bool) -> int:
-    """Write the page and its plots, or say whether they are what the newest complete results give."""
+    """Write the page and its plots, or say whether they are what the newest results give."""
     if not check:
-        print(f"written: {', '.join(_shown(one) for one in document.write(PAGE, PLOTS, RESULTS))}")
+        _write_page()
         return 0
     stale = document.stale(PAGE, PLOTS, RESULTS)
     for path in stale:
         print(f"{_shown(path)} is not what the newest results give: python -m benchmarks --page", file=sys.stderr)
     return 1 if stale else 0
+
+
+def _write_page() -> None:
+    print(f"written: {', '.join(_shown(one) for one in document.write(PAGE, PLOTS, RESULTS))}")
 
 
 def _shown(path: Path) -> str:

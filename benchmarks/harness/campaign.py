@@ -16,7 +16,16 @@ from benchmarks.harness import environments, loads
 from benchmarks.harness.bench import Bench, Case
 from benchmarks.harness.drains import crash, drain
 from benchmarks.harness.machine import Surroundings
-from benchmarks.harness.plan import COMPARED, FRAUD, IDLE, IDLE_RATE, IDLERS, Plan
+from benchmarks.harness.plan import (
+    CLOSELY_COMPARED,
+    COMPARED,
+    FRAUD,
+    IDLE,
+    IDLE_RATE,
+    IDLERS,
+    LEAST_REPETITIONS,
+    Plan,
+)
 from benchmarks.harness.results import Drain, Failure, Part, Result
 from benchmarks.harness.search import nearest_size
 from benchmarks.systems import ECHO, Entry, Kind, entry
@@ -28,7 +37,6 @@ CRASH_S = 6.0
 TRIAL_S = 0.7
 # A load nearer to the drain's rate than this only shows that it is too high.
 SPARE = 1.1
-OTHER_REPETITIONS = 3
 EXPECTED = (RuntimeError, TimeoutError, ValueError, KafkaException)
 _T = TypeVar("_T")
 
@@ -142,10 +150,11 @@ class Campaign:
     # ---- measurements ------------------------------------------------------------------------------------
 
     def _throughput(self, workload: str) -> None:
-        """Interleaved: each repetition goes once through all systems, every second one backwards."""
+        """Interleaved: each repetition goes once through its systems, every second one backwards."""
         cases = self._working(row for row in self._plan.rows if row[1] == workload)
-        least = self._plan.repetitions if workload == self._plan.rows[0][1] else OTHER_REPETITIONS
-        for repetition in range(1, min(least, self._plan.repetitions) + 1):
+        for repetition in range(1, self._plan.repetitions + 1):
+            if repetition > LEAST_REPETITIONS:
+                cases = self._closely_compared(cases, workload)
             for case in _by_turns(cases, repetition):
                 speed = self._speeds[case.entry.name, workload]
                 found = self._drained(case, speed, self._plan.drain_s, repetition)
@@ -158,6 +167,11 @@ class Campaign:
         self._speeds |= _speeds(self._part.drains)
         if workload != FRAUD:
             self._bench.forget(workload)
+
+    def _closely_compared(self, cases: list[Case], workload: str) -> list[Case]:
+        """Those that are drained more often than the others: on the first workload alone."""
+        is_first = workload == self._plan.rows[0][1]
+        return [case for case in cases if is_first and case.entry.name in CLOSELY_COMPARED]
 
     def _drained(self, case: Case, speed: float, seconds: float, repetition: int) -> Drain | None:
         size = nearest_size(self._bench.sizes(case.pool), speed, seconds)

@@ -1,4 +1,4 @@
-"""``docs/performance.md`` and its plots, from the newest complete results. The prose around what is generated stays."""
+"""``docs/performance.md`` and its plots, from the newest results. The prose around what is generated stays."""
 
 from __future__ import annotations
 
@@ -65,6 +65,8 @@ def section(result: Result, source: str, folder: str) -> str:
     pictures = {name: _picture(name, folder) for name in names(result)}
     parts = [_shortfalls(result)] if result.form == "full" else []
     parts.append(_circumstances(result, source))
+    if result.missing:
+        parts.append(f"Not measured yet: {', '.join(result.missing)}; `make bench RESUME=benchmarks/results/{source}`.")
     parts += [pictures[name] for name in FIRST if name in pictures]
     parts += [_markdown(table) for table in tables(result)]
     parts += [pictures[name] for name in pictures if name not in FIRST]

@@ -35,6 +35,9 @@ IDLE = "idle"
 IDLE_RATE = 100
 # Windows of these are repeated, for targets compare them.
 COMPARED = (ECHO, LEAST, EXACTLY)
+# Drains of all systems are repeated so often, further ones are of those that the closest targets compare.
+LEAST_REPETITIONS = 3
+CLOSELY_COMPARED = (*COMPARED, TWO, UNSAFE, SAFE)
 IDLERS = (ECHO, LEAST)
 
 

@@ -313,6 +313,6 @@ def load(path: Path) -> Result:
 
 
 def newest(form: str, folder: Path = RESULTS) -> Path | None:
-    """The newest complete result of a form, by the time in it; None where there is none."""
-    found = {one.started: path for path in folder.glob(f"{form}-*.json") if not (one := load(path)).missing}
+    """The newest result of a form, by the time in it, before which any complete one goes; None where there is none."""
+    found = {(not one.missing, one.started): path for path in folder.glob(f"{form}-*.json") for one in [load(path)]}
     return found[max(found)] if found else None

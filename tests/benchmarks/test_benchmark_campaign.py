@@ -15,7 +15,7 @@ from benchmarks.harness import campaign, environments, loads
 from benchmarks.harness.bench import Bench, Case
 from benchmarks.harness.campaign import Campaign
 from benchmarks.harness.places import SYSTEMS as FOLDER
-from benchmarks.harness.plan import Plan, full, quick
+from benchmarks.harness.plan import LEAST_REPETITIONS, Plan, full, quick
 from benchmarks.harness.results import Drain, Latency, Result
 from benchmarks.systems import ECHO, EXACTLY, LEAST, SYSTEMS, Entry, System, entry
 from benchmarks.workloads import Pool, Workload
@@ -106,6 +106,15 @@ def test_repetitions_go_forwards_and_backwards(stage: Stage) -> None:
     forwards = [ECHO, LEAST, EXACTLY]
     assert [name for name, _ in counted] == forwards + forwards[::-1] + forwards
     assert [one.repetition for one in made.drains] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+
+
+def test_what_close_targets_compare_is_drained_more_often(stage: Stage) -> None:
+    """Five drains of Headrace and its echo, three of what is far from them, in the order of turns."""
+    plan = plan_of(ECHO, "quix:batch", LEAST, repetitions=5)
+    stage.run(plan, new_result(plan), "throughput:fraud")
+    counted = [name for name, repetition in stage.drained if repetition > LEAST_REPETITIONS]
+    assert counted == [LEAST, ECHO, ECHO, LEAST]
+    assert sum(name == "quix:batch" for name, repetition in stage.drained if repetition != ANCHOR) == LEAST_REPETITIONS
 
 
 def test_every_part_lies_between_two_drains_of_the_echo(stage: Stage) -> None:

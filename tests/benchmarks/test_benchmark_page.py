@@ -107,6 +107,18 @@ def test_a_part_that_was_cut_short_says_so() -> None:
     )
 
 
+def test_a_part_that_is_missing_is_named(tmp_path: Path) -> None:
+    """Where no result is whole, the page has what there is, and the command for the rest."""
+    made, page = result(), tmp_path / "performance.md"
+    missing = made.parts.pop(2).name
+    page.write_text(EMPTY_PAGE)
+    keep(made, tmp_path)
+    document.write(page, tmp_path / "performance", tmp_path)
+    command = "`make bench RESUME=benchmarks/results/full-2026-11-22.json`"
+    assert f"Not measured yet: {missing}; {command}." in page.read_text()
+    assert "Not measured yet" not in document.section(result(), "full.json", "performance")
+
+
 def test_long_run_has_its_drift_and_its_stalls() -> None:
     """Three windows of 120 stand out, at 3.42, 6.75 and 10.08 minutes; the rest is level."""
     text = document.section(long_result(), "long.json", "performance")
