@@ -24,10 +24,12 @@ from benchmarks.harness.plan import (
     IDLE_RATE,
     IDLERS,
     LEAST_REPETITIONS,
+    STARTED,
     Plan,
 )
 from benchmarks.harness.results import Drain, Failure, Part, Result
 from benchmarks.harness.search import nearest_size
+from benchmarks.harness.standby import standby
 from benchmarks.systems import ECHO, Entry, Kind, entry
 from benchmarks.workloads import WORKLOADS
 
@@ -61,6 +63,7 @@ class Campaign:
         measure: dict[str, Callable[[str], None]] = {
             "throughput": self._throughput,
             "crash": self._crashes,
+            "standby": self._standbys,
             "latency": self._latencies,
             "idle": self._idle,
             "capacity": self._capacities,
@@ -187,6 +190,17 @@ class Campaign:
                 self._keep()
                 counts = found.tally
                 self._say(f"{case.entry.name}: kill -9: {counts.lost:,} lost, {counts.repeated:,} repeated")
+
+    def _standbys(self, _: str) -> None:
+        cases = self._working(row for row in self._plan.loads if row[0].name in STARTED)
+        for repetition in range(1, LEAST_REPETITIONS + 1):
+            for case in _by_turns(cases, repetition):
+                make = partial(standby, self._bench, case, repetition, self._plan.latency_s)
+                found = self._attempt(case, "standby", make)
+                if found is not None:
+                    self._part.standbys.append(found)
+                    self._keep()
+                    self._say(f"{case.entry.name}: ready after {found.ready_s:.1f} s, then {found.cores:.1%} of a core")
 
     def _latencies(self, _: str) -> None:
         """At fixed rates, interleaved; what targets compare is repeated."""

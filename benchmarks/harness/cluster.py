@@ -12,6 +12,7 @@ from confluent_kafka import IsolationLevel, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from benchmarks.harness.pauses import Pause, broker_pauses
+from benchmarks.harness.plan import REBALANCE_DELAY_S
 from benchmarks.workloads import Pool, Workload
 from tests.kafka.broker import JVM_OPTIONS, KafkaBroker
 from tests.kafka.jars import kafka_version
@@ -28,7 +29,7 @@ BROKER_PROPERTIES = {
     "num.io.threads": "4",
     "num.network.threads": "3",
     # So that the members of one pod join together, as with Kafka's default of 3000.
-    "group.initial.rebalance.delay.ms": "1000",
+    "group.initial.rebalance.delay.ms": f"{REBALANCE_DELAY_S * 1000:.0f}",
 }
 JAVA_OPTIONS = "JDK_JAVA_OPTIONS"
 REQUEST_TIMEOUT_S = 20.0

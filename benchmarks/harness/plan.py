@@ -25,6 +25,7 @@ from benchmarks.workloads import WORKLOADS
 MEASUREMENTS = {
     "throughput": "drains of a backlog, interleaved, by workload",
     "crash": "kill -9 in mid drain",
+    "standby": "starting, and what it costs to wait for events",
     "latency": "latency at fixed rates",
     "idle": "latency of batches of one, beside the echo's",
     "capacity": "own capacity, latency in shares of it, and a burst above it",
@@ -39,6 +40,9 @@ COMPARED = (ECHO, LEAST, EXACTLY)
 LEAST_REPETITIONS = 3
 CLOSELY_COMPARED = (*COMPARED, TWO, UNSAFE, SAFE)
 IDLERS = (ECHO, LEAST)
+STARTED = (LEAST, EXACTLY, TWO)
+# So long the broker lets a new group wait for more members.
+REBALANCE_DELAY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +132,7 @@ def full() -> Plan:
     return Plan(
         form="full",
         rows=tuple(rows),
-        measurements=("throughput", "crash", "latency", "idle", "capacity"),
+        measurements=("throughput", "crash", "standby", "latency", "idle", "capacity"),
         loaded=(ECHO, LEAST, EXACTLY, SAFE, "kafka_streams:at_least_once"),
     )
 

@@ -171,6 +171,22 @@ class Crash(Measured, frozen=True, kw_only=True):
     tally: Tally
 
 
+class Standby(Measured, frozen=True, kw_only=True):
+    """A start, and a while without events.
+
+    ``imports_s`` is what the imports take in a process of their own; ``started_s`` and ``ready_s`` are the times from
+    the start to the first 200 of ``/startupz`` and ``/readyz``; ``cores`` is processor time per second while nothing
+    comes.
+    """
+
+    repetition: int
+    imports_s: float
+    started_s: float
+    ready_s: float
+    cores: float
+    rss_mib: float
+
+
 class Failure(Measured, frozen=True, kw_only=True):
     """A measurement that came to nothing, and why."""
 
@@ -198,6 +214,7 @@ class Part(msgspec.Struct, kw_only=True):
     bursts: list[Burst] = []
     long_runs: list[LongRun] = []
     crashes: list[Crash] = []
+    standbys: list[Standby] = []
     failures: list[Failure] = []
 
 
@@ -272,6 +289,11 @@ class Result(msgspec.Struct, kw_only=True):
     def crashes(self) -> list[Crash]:
         """All kills."""
         return list(chain.from_iterable(part.crashes for part in self.used))
+
+    @property
+    def standbys(self) -> list[Standby]:
+        """All starts."""
+        return list(chain.from_iterable(part.standbys for part in self.used))
 
     @property
     def failures(self) -> list[Failure]:

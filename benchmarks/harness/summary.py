@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from benchmarks.harness.results import Burst, Crash, Drain, Latency, LongRun, Percentiles, Result, Tally
+from benchmarks.harness.results import Burst, Crash, Drain, Latency, LongRun, Percentiles, Result, Standby, Tally
 from benchmarks.systems import SYSTEMS, Entry, Kind
 
 _Repeated = TypeVar("_Repeated", Drain, Latency)
@@ -83,6 +83,10 @@ class Summary:
     def crash(self, entry: str) -> Crash | None:
         """The kill test."""
         return next((one for one in self.result.crashes if one.entry == entry), None)
+
+    def standbys(self, entry: str) -> list[Standby]:
+        """The starts of an entry."""
+        return [one for one in self.result.standbys if one.entry == entry]
 
     def tallies(self, kind: Kind) -> list[Tally]:
         """What became of the events in every measurement of the systems of a kind."""

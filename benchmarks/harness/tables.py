@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from statistics import median
+
 from benchmarks.harness import latency_tables, targets
 from benchmarks.harness.cells import NONE, Table, lost, title
-from benchmarks.harness.results import Part, Result
+from benchmarks.harness.plan import REBALANCE_DELAY_S
+from benchmarks.harness.results import Part, Result, Standby
 from benchmarks.harness.summary import Spread, Summary, Throughput, loads
 from benchmarks.systems import LEAST, Entry
 
@@ -17,7 +20,7 @@ def tables(result: Result) -> list[Table]:
     found = [_targets(summary), _parts(result)]
     found += [_throughput(summary, workload) for workload in summary.workloads]
     found += [latency_tables.under_load(result, load) for load in loads(result)]
-    found += [latency_tables.own_share(summary), _capacities(result), _bursts(result)]
+    found += [latency_tables.own_share(summary), _capacities(result), _bursts(result), _standbys(summary)]
     found += [latency_tables.long_runs(result), latency_tables.stalled(result), _batches(result), _failures(result)]
     return [table for table in found if table.rows]
 
@@ -137,6 +140,29 @@ def _bursts(result: Result) -> Table:
     )
     header = ("system", "base events/s", "burst events/s", "largest lag, events", "back after s", "events")
     return Table("Burst: 70 %, 110 %, 70 % of own capacity", header, rows)
+
+
+def _standbys(summary: Summary) -> Table:
+    header = ("system", "imports s", "started s", "ready s", "CPU, share of a core", "RSS MiB")
+    entries = dict.fromkeys(one.entry for one in summary.result.standbys)
+    rows = tuple(_standby_cells(summary.standbys(name)) for name in entries)
+    note = (
+        "*Started*: the model is loaded and warm, `/startupz`; *ready*: partitions are assigned, `/readyz`, which "
+        f"includes the {REBALANCE_DELAY_S:g} s that this broker lets a new group wait for more members. Then nothing "
+        "comes. Medians; the largest memory."
+    )
+    return Table("Starting and standing by", header, rows, note)
+
+
+def _standby_cells(found: list[Standby]) -> tuple[str, ...]:
+    return (
+        title(found[0]),
+        f"{median(one.imports_s for one in found):.2f}",
+        f"{median(one.started_s for one in found):.2f}",
+        f"{median(one.ready_s for one in found):.2f}",
+        f"{median(one.cores for one in found):.2%}",
+        f"{max(one.rss_mib for one in found):,.0f}",
+    )
 
 
 def _batches(result: Result) -> Table:

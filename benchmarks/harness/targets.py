@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from benchmarks.harness.results import Drain, Latency, Percentiles
+from benchmarks.harness.plan import REBALANCE_DELAY_S
+from benchmarks.harness.results import Drain, Latency, Percentiles, Standby
 from benchmarks.harness.summary import Spread, Summary, by_reader, compared, spread
 from benchmarks.systems import ECHO, EXACTLY, LEAST, SAFE, TWO, UNSAFE, Kind
 
@@ -141,6 +142,14 @@ def _harm(summary: Summary) -> Spread | None:
     return spread([float(sum(counts))]) if counts else None
 
 
+def _standby(get: Callable[[Standby], float]) -> Figure:
+    def figure(summary: Summary) -> Spread | None:
+        found = summary.standbys(LEAST)
+        return spread([get(one) for one in found]) if found else None
+
+    return figure
+
+
 # ---- figures of windows ------------------------------------------------------------------------------------
 
 
@@ -255,5 +264,13 @@ TARGETS = (
     Target("p99 at 70 % of capacity", _latency(LEAST, "70 %", _p99), 20, False, "ms"),
     Target("p99.9 at 70 % of capacity", _latency(LEAST, "70 %", _p999), 50, False, "ms"),
     Target("batches of one: p99 less the echo's", own_share_ms(_p99), 1, False, "ms"),
+    Target(
+        "ready after the start, less the group's wait for members",
+        _standby(lambda one: one.ready_s - REBALANCE_DELAY_S),
+        2,
+        False,
+        "s",
+    ),
+    Target("CPU while nothing comes, % of a core", _standby(lambda one: one.cores * 100), 1, False),
     Target("events lost, unknown or with a wrong score, in all measurements", _harm, 0, False),
 )

@@ -16,6 +16,7 @@ from benchmarks.harness.results import (
     Part,
     Percentiles,
     Result,
+    Standby,
     Tally,
     Trial,
     Window,
@@ -100,10 +101,10 @@ def result(form: str = "full") -> Result:
         versions={"headrace": "0.1.0 (abc)", "python": "3.11.7", "quix": "quixstreams==3"},
         broker={"version": "Apache Kafka 4.3.1", "partitions": "8"},
         settings={"repetitions": 3},
-        wanted=["throughput:fraud", "crash", "latency", "idle", "capacity", "long"],
+        wanted=["throughput:fraud", "crash", "standby", "latency", "idle", "capacity", "long"],
         workloads={"fraud": {"event_bytes": "541", "model_sha256": "0" * 64}},
     )
-    made.parts = [_throughput(), _crash(), _latency(), _idle(), _capacity(), _long()]
+    made.parts = [_throughput(), _crash(), _standby(), _latency(), _idle(), _capacity(), _long()]
     return made
 
 
@@ -127,6 +128,22 @@ def _throughput() -> Part:
 def _crash() -> Part:
     crash = Crash(**named("confluent_loop:unsafe"), killed_after_events=400, silence_s=46.0, tally=HURT)
     return part("crash", crashes=[crash])
+
+
+def _standby() -> Part:
+    found = [
+        Standby(
+            **named("headrace:at_least_once"),
+            repetition=repetition,
+            imports_s=0.4,
+            started_s=0.7,
+            ready_s=ready_s,
+            cores=0.004,
+            rss_mib=110.0,
+        )
+        for repetition, ready_s in ((1, 2.1), (2, 2.4), (3, 2.2))
+    ]
+    return part("standby", standbys=found)
 
 
 def _latency() -> Part:

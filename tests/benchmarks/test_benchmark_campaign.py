@@ -16,7 +16,7 @@ from benchmarks.harness.bench import Bench, Case
 from benchmarks.harness.campaign import Campaign
 from benchmarks.harness.places import SYSTEMS as FOLDER
 from benchmarks.harness.plan import LEAST_REPETITIONS, Plan, full, quick
-from benchmarks.harness.results import Drain, Latency, Result
+from benchmarks.harness.results import Drain, Latency, Result, Standby
 from benchmarks.systems import ECHO, EXACTLY, LEAST, SYSTEMS, Entry, System, entry
 from benchmarks.workloads import Pool, Workload
 from tests.benchmarks import samples
@@ -115,6 +115,23 @@ def test_what_close_targets_compare_is_drained_more_often(stage: Stage) -> None:
     counted = [name for name, repetition in stage.drained if repetition > LEAST_REPETITIONS]
     assert counted == [LEAST, ECHO, ECHO, LEAST]
     assert sum(name == "quix:batch" for name, repetition in stage.drained if repetition != ANCHOR) == LEAST_REPETITIONS
+
+
+def test_starts_are_those_of_headrace(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In turns, thrice each; others have no probes."""
+    started: list[str] = []
+
+    def standby(_: Bench, case: Case, repetition: int, _seconds: float) -> Standby:
+        started.append(case.entry.name)
+        figures: dict[str, Any] = {"imports_s": 0.4, "started_s": 0.7, "ready_s": 2.0, "cores": 0.01, "rss_mib": 100.0}
+        return Standby(**samples.named(case.entry.name), repetition=repetition, **figures)
+
+    monkeypatch.setattr(campaign, "standby", standby)
+    plan = replace(plan_of(ECHO, LEAST, EXACTLY), measurements=("standby",))
+    made = new_result(plan)
+    stage.run(plan, made, "standby")
+    assert started == [LEAST, EXACTLY, EXACTLY, LEAST, LEAST, EXACTLY]
+    assert len(made.standbys) == 6
 
 
 def test_every_part_lies_between_two_drains_of_the_echo(stage: Stage) -> None:

@@ -101,7 +101,7 @@ def test_a_system_that_failed_stands_in_the_table() -> None:
 def test_a_part_that_was_cut_short_says_so() -> None:
     """Whoever reads its figures sees that they are not all."""
     made = result()
-    made.parts[2].is_complete = False
+    made.parts[3].is_complete = False
     assert "latency           2026-11-22 20:00     20.0      181,000     179,000    0.05  0.00  cut short" in (
         terminal.tables(made)
     )
@@ -110,7 +110,7 @@ def test_a_part_that_was_cut_short_says_so() -> None:
 def test_a_part_that_is_missing_is_named(tmp_path: Path) -> None:
     """Where no result is whole, the page has what there is, and the command for the rest."""
     made, page = result(), tmp_path / "performance.md"
-    missing = made.parts.pop(2).name
+    missing = made.parts.pop(3).name
     page.write_text(EMPTY_PAGE)
     keep(made, tmp_path)
     document.write(page, tmp_path / "performance", tmp_path)
@@ -124,6 +124,13 @@ def test_long_run_has_its_drift_and_its_stalls() -> None:
     text = document.section(long_result(), "long.json", "performance")
     assert "| +0.00 (+0.00 to +0.00) | 91 | 3 | 120 to 132 | yes | 0 lost, 0 repeated |" in text
     assert "| **Headrace**, at least once | 6.75 | 91 | 136 | 20 | 12 | 0 |" in text
+
+
+def test_starts_stand_in_a_table() -> None:
+    """Medians of the starts; the broker's wait for members, a second, is not held against the target."""
+    text = document.section(result(), "full.json", "performance")
+    assert "| **Headrace**, at least once | 0.40 | 0.70 | 2.20 | 0.40% | 110 |" in text
+    assert "| ready after the start, less the group's wait for members | &lt;= 2 s | 1.2 s (1.1 to 1.4) |" in text
 
 
 def test_shortfalls_come_first() -> None:
@@ -142,7 +149,7 @@ def test_tables_have_as_many_cells_as_their_header() -> None:
     lines = [line for line in document.section(result(), "full.json", "p").splitlines() if line.startswith("|")]
     widths = [line.count("|") for line in lines]
     rules = [index for index, line in enumerate(lines) if line.startswith("| ---")]
-    assert len(rules) == 17
+    assert len(rules) == 18
     for index, rule in enumerate(rules):
         stop = rules[index + 1] - 1 if index + 1 < len(rules) else len(lines)
         assert set(widths[rule - 1 : stop]) == {widths[rule]}

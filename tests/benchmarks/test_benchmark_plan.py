@@ -93,7 +93,7 @@ def test_parts_are_what_is_measured_together() -> None:
     """Each workload's drains are one part, every other measurement another."""
     assert quick().parts == ("throughput:fraud", "latency")
     assert full().parts[:2] == ("throughput:fraud", "throughput:trees")
-    assert full().parts[-4:] == ("crash", "latency", "idle", "capacity")
+    assert full().parts[-5:] == ("crash", "standby", "latency", "idle", "capacity")
     assert long().parts == ("long",)
 
 
