@@ -22,6 +22,9 @@ from worker.core.sequencing import Sequencer
 ENGINE_SLOTS = 2
 """One batch running and one prefetched: the engine never waits for the loop, and no batch closes too early."""
 
+COMMIT_RETRY_S = 1.0
+"""A failed commit is tried again so soon, or after the interval of commits if that is shorter."""
+
 
 class Pipeline:
     """Owns every decision between a received record and a committed offset."""
@@ -52,6 +55,7 @@ class Pipeline:
         if self._flush is FlushReason.REVOKE:
             self._flush = None
         self._commit_at = now + self._policy.commit_interval_s
+        self._commit_failed = False
         epochs = {tp: self._tracker.assign(tp) for tp in tps}
         self.brakes.assigned(epochs)
         if self._sequencer is not None:
@@ -144,10 +148,10 @@ class Pipeline:
         self._maybe_commit(now)
 
     def commit_failed(self, now: float) -> None:
-        """The outstanding commit failed; it is tried again after an interval if the partitions are still ours."""
+        """The outstanding commit failed; it is tried again after a while if the partitions are still ours."""
         self._committing = None
         self._commit_failed = True
-        self._commit_at = now + self._policy.commit_interval_s
+        self._commit_at = now + min(self._policy.commit_interval_s, COMMIT_RETRY_S)
 
     def tick(self, now: float) -> None:
         """Time has passed."""

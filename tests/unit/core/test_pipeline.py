@@ -11,7 +11,7 @@ from worker.core.actions import Action, CommitOffsets, Outcome, Policy, Produce,
 from worker.core.batching import Batch, BatchLimits, FlushReason
 from worker.core.flow import FlowLimits
 from worker.core.outgoing import Dispatcher, Routing
-from worker.core.pipeline import ENGINE_SLOTS, Pipeline
+from worker.core.pipeline import COMMIT_RETRY_S, ENGINE_SLOTS, Pipeline
 from worker.core.records import Parcel, Refusal, Span, TopicPartition
 from worker.testing import FakeDecoder, FakeEncoder, make_span, source_of
 
@@ -30,6 +30,7 @@ class Rig:
         in_flight: int = 100,
         in_flight_bytes: int = 10_000,
         commit_records: int = 1000,
+        interval_s: float = INTERVAL_S,
         skip: bool = False,
         output_max_bytes: int = 10_000,
     ) -> None:
@@ -39,7 +40,7 @@ class Rig:
         policy = Policy(
             BatchLimits(batch, 1000, 0.5),
             FlowLimits(in_flight, in_flight_bytes, in_flight + commit_records),
-            INTERVAL_S,
+            interval_s,
             commit_records,
             skip,
         )
@@ -489,23 +490,45 @@ def test_the_interval_counts_from_the_last_commit() -> None:
     assert rig.pipeline.next_wakeup() == 2 * INTERVAL_S + 1
 
 
-def test_a_failed_commit_is_tried_again_after_an_interval() -> None:
-    """Nothing counts as committed until then."""
+def test_a_failed_commit_is_tried_again_soon() -> None:
+    """Nothing counts as committed until then; a long interval would let records pile up to the bound meanwhile."""
     rig = Rig()
     rig.receive([0])
     rig.through(now=INTERVAL_S)
     rig.pipeline.commit_failed(12.0)
     assert rig.pull() == []
     assert rig.pipeline.uncommitted_records == 1
-    assert rig.pipeline.next_wakeup() == 22.0
-    rig.pipeline.tick(21.9)
+    assert rig.pipeline.next_wakeup() == 12.0 + COMMIT_RETRY_S
+    rig.pipeline.tick(11.9 + COMMIT_RETRY_S)
     assert rig.pull() == []
-    rig.pipeline.tick(22.0)
+    rig.pipeline.tick(12.0 + COMMIT_RETRY_S)
     rig.pull()
     assert [dict(action.commit.offsets) for action in rig.commits] == [{A: 1}, {A: 1}]
 
 
-def test_a_failed_commit_by_count_waits_for_the_interval_too() -> None:
+def test_a_short_interval_is_kept_after_a_failed_commit() -> None:
+    """It is tried again when the next one would be due."""
+    rig = Rig(interval_s=0.2)
+    rig.receive([0])
+    rig.through(now=0.2)
+    rig.pipeline.commit_failed(0.3)
+    assert rig.pipeline.next_wakeup() == pytest.approx(0.5)
+
+
+def test_a_commit_that_failed_holds_up_none_of_the_next_assignment() -> None:
+    """The group refused a member that it had replaced; as a new one, it commits when enough is settled."""
+    rig = Rig(commit_records=1)
+    rig.receive([0])
+    rig.through()
+    rig.pipeline.commit_failed(1.0)
+    rig.pipeline.partitions_revoked([A])
+    rig.pipeline.partitions_assigned([A], 1.0)
+    rig.receive([0], now=1.0)
+    rig.through(now=1.0)
+    assert [dict(action.commit.offsets) for action in rig.commits] == [{A: 1}, {A: 1}]
+
+
+def test_a_failed_commit_by_count_waits_for_its_turn_too() -> None:
     """However much is settled, a broker that refuses is not asked again at each acknowledgement."""
     rig = Rig(commit_records=1)
     rig.receive([0])
@@ -515,12 +538,12 @@ def test_a_failed_commit_by_count_waits_for_the_interval_too() -> None:
     rig.receive([1], now=1.0)
     rig.through(now=1.0)
     assert len(rig.commits) == 1
-    rig.pipeline.tick(1.0 + INTERVAL_S)
+    rig.pipeline.tick(1.0 + COMMIT_RETRY_S)
     rig.pull()
     assert dict(rig.commits[-1].commit.offsets) == {A: 2}
-    rig.pipeline.offsets_committed(2.0 + INTERVAL_S)
-    rig.receive([2], now=2.0 + INTERVAL_S)
-    rig.through(now=2.0 + INTERVAL_S)
+    rig.pipeline.offsets_committed(2.0 + COMMIT_RETRY_S)
+    rig.receive([2], now=2.0 + COMMIT_RETRY_S)
+    rig.through(now=2.0 + COMMIT_RETRY_S)
     assert len(rig.commits) == 3
 
 
