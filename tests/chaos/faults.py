@@ -15,7 +15,7 @@ from tests.chaos.altered import HANGS, AlteredWorker
 from tests.chaos.cluster import Cluster, Node
 from tests.chaos.fleet import Fleet, OpenWork, Topics
 from tests.chaos.ledger import Ledger
-from tests.chaos.relay import END_TXN, OFFSET_COMMIT, PRODUCE, TXN_OFFSET_COMMIT, Link, Trap
+from tests.chaos.relay import END_TXN, FETCH, GARBLES, OFFSET_COMMIT, PRODUCE, TXN_OFFSET_COMMIT, Link, Trap
 from tests.kafka.processes import tail, wait_until
 from tests.kafka.worker_process import WorkerProcess
 
@@ -327,6 +327,21 @@ def storage_errors(field: Field) -> Strike:
         lambda: field.cluster.relay.answered_with_errors >= before + 5,
         timeout_s=TRAP_TIMEOUT_S,
         what=lambda: f"{name} produced too little",
+    )
+    field.cluster.relay.heal(name)
+    return Strike(name, work, crashed=1)
+
+
+def garbled_answers(field: Field) -> Strike:
+    """One worker's next answers to fetches and to produce requests are no answers: each kind of garbage once."""
+    name = field.pick()
+    work = field.fleet.open_work(name)
+    left = {api: list(GARBLES) for api in (FETCH, PRODUCE)}
+    field.cluster.relay.set_link(name, Link(garbled=left))
+    wait_until(
+        lambda: not any(left.values()),
+        timeout_s=TRAP_TIMEOUT_S,
+        what=lambda: f"{name} asks no more: {left} are still to come",
     )
     field.cluster.relay.heal(name)
     return Strike(name, work, crashed=1)

@@ -1,13 +1,14 @@
 """A TCP relay before the brokers that understands the heads of Kafka's requests.
 
-It delays, cuts or swallows the traffic of one client, answers its produce requests with a storage error, and springs
-traps: an action at a named point of the protocol, such as "offsets are in the transaction, its end is not asked
+It delays, cuts, swallows or garbles the traffic of one client, answers its produce requests with a storage error, and
+springs traps: an action at a named point of the protocol, such as "offsets are in the transaction, its end is not asked
 for yet". The client under test has no part in it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import struct
 import threading
 from collections import Counter
@@ -25,6 +26,9 @@ LAST_PLAIN_PRODUCE = 8
 
 _Result = TypeVar("_Result")
 
+Garble = Callable[[bytes], bytes]
+"""Makes of an answer what goes over the wire instead, its length included."""
+
 
 @dataclass(slots=True)
 class Link:
@@ -35,6 +39,8 @@ class Link:
     silent: bool = False
     held: frozenset[int] = frozenset()
     storage_errors: int = 0
+    garbled: dict[int, list[Garble]] = field(default_factory=dict)
+    """By request, what happens to the next answers."""
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -236,6 +242,11 @@ class Relay:
             api = connection.asked.pop(int(struct.unpack_from(">i", frame)[0]), -1)
             if connection.dead or self._sprung(connection.client, api, at_response=True) is not None:
                 continue
+            garbled = self._links.get(connection.client, Link()).garbled.get(api)
+            if garbled:
+                downstream.write(garbled.pop(0)(frame))
+                await downstream.drain()
+                continue
             if api == TXN_OFFSET_COMMIT:
                 self.refusals.update(offset_commit_errors(frame))
             _send(downstream, frame)
@@ -261,6 +272,31 @@ async def _frame(reader: asyncio.StreamReader) -> bytes:
 
 def _send(writer: asyncio.StreamWriter, frame: bytes) -> None:
     writer.write(struct.pack(">i", len(frame)) + frame)
+
+
+def noise(frame: bytes) -> bytes:
+    """The answer to this request, by its correlation id, of random bytes."""
+    (correlation,) = struct.unpack_from(">i", frame)
+    return struct.pack(">i", len(frame)) + frame[:4] + random.Random(correlation).randbytes(len(frame) - 4)
+
+
+def halved(frame: bytes) -> bytes:
+    """An answer that ends in its middle, and says so in its length."""
+    half = frame[: len(frame) // 2]
+    return struct.pack(">i", len(half)) + half
+
+
+def negative(frame: bytes) -> bytes:
+    """An answer of negative length."""
+    return struct.pack(">i", -len(frame)) + frame
+
+
+def flipped(frame: bytes) -> bytes:
+    """An answer with some bits inverted near its end: in a fetch, in the last record."""
+    return struct.pack(">i", len(frame)) + frame[:-3] + bytes([frame[-3] ^ 0xFF]) + frame[-2:]
+
+
+GARBLES: tuple[Garble, ...] = (noise, halved, negative, flipped)
 
 
 def _string(frame: bytes, at: int) -> tuple[str | None, int]:

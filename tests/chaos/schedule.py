@@ -44,7 +44,10 @@ NETWORK: Mapping[str, Fault] = {
     "network: half-open connections": faults.half_open,
     "slow broker": faults.slow_broker,
 }
-STORAGE: Mapping[str, Fault] = {"storage errors on produce": faults.storage_errors}
+ANSWERS: Mapping[str, Fault] = {
+    "storage errors on produce": faults.storage_errors,
+    "garbled answers": faults.garbled_answers,
+}
 TOPICS: Mapping[str, Fault] = {
     "dead-letter topic refusing": faults.dead_letters_refused,
     "partitions added while running": faults.partitions_added,
@@ -58,7 +61,7 @@ FAULTS: Mapping[str, Fault] = {
     **RESTARTS,
     **BROKERS,
     **NETWORK,
-    **STORAGE,
+    **ANSWERS,
     **TOPICS,
 }
 
@@ -81,7 +84,7 @@ def short(guarantee: str, seed: int = 1) -> Plan:
     """About a minute: every kind of crash and a zombie, one node."""
     exactly_once = guarantee == "exactly_once"
     kills = [*KILLS, *(KILLS_IN_TRANSACTION if exactly_once else ())]
-    return Plan(seed, guarantee, (*kills, *FREEZES, *list(RESTARTS)[:1], *STORAGE), rate=500)
+    return Plan(seed, guarantee, (*kills, *FREEZES, *list(RESTARTS)[:1], *ANSWERS), rate=500)
 
 
 def full(guarantee: str, seed: int = 1, *, nodes: int = 3) -> Plan:
@@ -95,7 +98,7 @@ def full(guarantee: str, seed: int = 1, *, nodes: int = 3) -> Plan:
         *_spread(rng, list(RESTARTS), 22),
         *_spread(rng, list(BROKERS), 12),
         *_spread(rng, list(NETWORK), 12),
-        *_spread(rng, list(STORAGE), 4),
+        *_spread(rng, list(ANSWERS), 6),
         *TOPICS,
     ]
     rng.shuffle(chosen)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import struct
 from io import BytesIO
 
+import pytest
 from aiokafka.protocol.produce import ProduceRequest_v3, ProduceRequest_v8, ProduceResponse_v3, ProduceResponse_v8
 
-from tests.chaos.relay import KAFKA_STORAGE_ERROR, PRODUCE, offset_commit_errors, storage_error
+from tests.chaos.relay import GARBLES, KAFKA_STORAGE_ERROR, PRODUCE, Garble, offset_commit_errors, storage_error
 
 CORRELATION = 77
 TOPICS = [("out", [(0, b"batch"), (3, b"")]), ("dead", [(1, b"other batch")])]
@@ -31,6 +32,16 @@ def test_a_storage_error_names_every_partition_of_the_request() -> None:
         assert stream.read() == b""
         refused = [(topic, entry[0], entry[1]) for topic, entries in parsed.topics for entry in entries]
         assert refused == [(topic, index, KAFKA_STORAGE_ERROR) for topic, parts in TOPICS for index, _ in parts]
+
+
+@pytest.mark.parametrize("garble", GARBLES)
+def test_garbage_differs_from_the_answer(garble: Garble) -> None:
+    """It is always the same of one answer, and none is the answer itself."""
+    answer = struct.pack(">i", CORRELATION) + bytes(range(60))
+    sent = garble(answer)
+    assert sent == garble(answer)
+    assert sent != struct.pack(">i", len(answer)) + answer
+    assert answer[:4] in sent
 
 
 def test_refused_offsets_are_found_in_an_answer_of_version_3() -> None:
