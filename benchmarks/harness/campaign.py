@@ -192,6 +192,7 @@ class Campaign:
                 self._say(f"{case.entry.name}: kill -9: {counts.lost:,} lost, {counts.repeated:,} repeated")
 
     def _standbys(self, _: str) -> None:
+        """Starts of Headrace, in turns; the others have no probes."""
         cases = self._working(row for row in self._plan.loads if row[0].name in STARTED)
         for repetition in range(1, LEAST_REPETITIONS + 1):
             for case in _by_turns(cases, repetition):

@@ -19,10 +19,10 @@ def samples(port: int) -> dict[str, float] | None:
     return None if text is None else parse(text)
 
 
-def page(port: int) -> str | None:
-    """What ``/metrics`` shows; None without an answer in time."""
+def page(port: int, name: str = "metrics") -> str | None:
+    """What ``/metrics``, or another page of that name, shows; None without an answer of 200 in time."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=TIMEOUT_S) as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{name}", timeout=TIMEOUT_S) as response:
             shown: bytes = response.read()
             return shown.decode()
     except OSError:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-import urllib.request
 
 from benchmarks.harness.bench import Bench, Case
 from benchmarks.harness.programs import Program
 from benchmarks.harness.results import Standby
+from benchmarks.harness.scrape import page
 from benchmarks.harness.usage import UsageSampler
+from tests.kafka.processes import wait_until
 
-LOOK_S = 0.01
 TIMEOUT_S = 30.0
 SETTLE_S = 3.0
 IMPORTED = "import worker.app"
@@ -24,9 +24,9 @@ def standby(bench: Bench, case: Case, repetition: int, seconds: float) -> Standb
     with bench.program(case, source, target) as program:
         begun = time.monotonic()
         program.start()
-        _await(program, "startupz", begun)
+        _await(program, "startupz")
         started_s = time.monotonic() - begun
-        _await(program, "readyz", begun)
+        _await(program, "readyz")
         ready_s = time.monotonic() - begun
         time.sleep(SETTLE_S)
         with UsageSampler({"system": program.pid}) as usage:
@@ -46,22 +46,14 @@ def standby(bench: Bench, case: Case, repetition: int, seconds: float) -> Standb
     )
 
 
-def _await(program: Program, probe: str, begun: float) -> None:
+def _await(program: Program, probe: str) -> None:
     """Wait until the probe answers with 200; raises TimeoutError."""
-    while not _answers(program.metrics_port, probe):
+
+    def answers() -> bool:
         program.check()
-        if time.monotonic() - begun > TIMEOUT_S:
-            raise TimeoutError(f"/{probe} did not answer with 200 within {TIMEOUT_S:g} s")
-        time.sleep(LOOK_S)
+        return page(program.metrics_port, probe) is not None
 
-
-def _answers(port: int, probe: str) -> bool:
-    """Whether the probe answers with 200 now; no connection and any other answer is an OSError of urllib."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{probe}", timeout=TIMEOUT_S):
-            return True
-    except OSError:
-        return False
+    wait_until(answers, timeout_s=TIMEOUT_S, what=lambda: f"/{probe} did not answer with 200")
 
 
 def _run_s(program: str) -> float:
