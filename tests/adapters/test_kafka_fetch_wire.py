@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from io import BytesIO
 from typing import Any
 
@@ -67,9 +68,9 @@ def _sent(version: int, found: dict[TopicPartition, Answer]) -> bytes:
     return raw
 
 
-def _received(version: int, raw: bytes) -> Answers:
-    """The answer as aiokafka's connection reads it, behind its correlation id."""
-    request = Fetch({}, 1, 1, committed_only=False).prepare({1: (version, version)})
+def _received(version: int, raw: bytes, asked: Iterable[TopicPartition] = ()) -> Answers:
+    """The answer as aiokafka's connection reads it, behind its correlation id, when ``asked`` were asked for."""
+    request = Fetch(dict.fromkeys(asked, 0), 1, 1, committed_only=False).prepare({1: (version, version)})
     frame = BytesIO(struct.pack(">i", 7) + raw)
     assert request.parse_response_header(frame).correlation_id == 7
     return request.RESPONSE_TYPE.decode(frame)
@@ -79,7 +80,7 @@ def _received(version: int, raw: bytes) -> Answers:
 @given(found=answers)
 def test_an_answer_is_read_as_it_was_sent(version: int, found: dict[TopicPartition, Answer]) -> None:
     """Errors, ends, aborted transactions and records of every partition."""
-    assert _received(version, _sent(version, found)) == Answers(0, found)
+    assert _received(version, _sent(version, found), found) == Answers(0, found)
 
 
 @pytest.mark.parametrize("version", RANGES)
@@ -89,7 +90,22 @@ def test_an_answer_that_is_cut_short_is_refused(version: int) -> None:
     raw = _sent(version, found)
     for length in range(len(raw)):
         with pytest.raises(struct.error):
-            _received(version, raw[:length])
+            _received(version, raw[:length], found)
+
+
+@pytest.mark.parametrize("version", RANGES)
+@pytest.mark.parametrize("told", [(), (3,), (3, 5), (3, 4, 5)], ids=["none", "one too few", "another", "one too many"])
+def test_an_answer_of_other_partitions_than_were_asked_for_is_refused(version: int, told: tuple[int, ...]) -> None:
+    """It is not the answer to this request."""
+    raw = _sent(version, {TopicPartition("in", partition): Answer(kafka.NoError, 9, [], b"") for partition in told})
+    with pytest.raises(struct.error):
+        _received(version, raw, [TopicPartition("in", 3), TopicPartition("in", 4)])
+
+
+def test_a_topic_of_negative_length_is_refused() -> None:
+    """Reading on before its beginning could go on for ever."""
+    with pytest.raises(struct.error):
+        _received(4, struct.pack(">iihi", 0, 2**31 - 1, -6, 0))
 
 
 def test_the_code_of_the_whole_request_is_kept() -> None:
@@ -101,7 +117,8 @@ def test_null_lists_are_empty() -> None:
     """Brokers send null where there are no aborted transactions, and may where there are no records."""
     row = (0, 0, 5, 5, 0, None, -1, None)
     raw = FetchResponse_v11(0, 0, 0, [("in", [row])]).encode()
-    assert _received(11, raw).partitions[TopicPartition("in", 0)] == Answer(kafka.NoError, 5, [], b"")
+    tp = TopicPartition("in", 0)
+    assert _received(11, raw, [tp]).partitions == {tp: Answer(kafka.NoError, 5, [], b"")}
 
 
 def test_a_broker_that_speaks_neither_version_is_an_error() -> None:

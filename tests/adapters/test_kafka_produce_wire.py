@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable, Mapping
 from io import BytesIO
 
 import pytest
@@ -23,7 +24,7 @@ batches = st.dictionaries(
 parts = st.tuples(
     st.integers(0, INT32), st.integers(-1, INT16), st.integers(-1, INT64), st.integers(-1, INT64), st.integers(-1, 9)
 )
-answers = st.lists(st.tuples(topics, st.lists(parts, max_size=4)), max_size=4)
+answers = st.lists(st.tuples(topics, st.lists(parts, max_size=4)), max_size=4, unique_by=lambda found: found[0])
 
 
 @pytest.mark.parametrize("version", RANGES)
@@ -41,9 +42,10 @@ def test_a_request_is_what_aiokafka_would_send(
     assert ours.build_request_header(7, "wörker").encode() == theirs.build_request_header(7, "wörker").encode()
 
 
-def _received(version: int, raw: bytes) -> Produced:
-    """The answer as aiokafka's connection reads it, behind its correlation id."""
-    request = Produce(None, 1, {}).prepare({0: (version, version)})
+def _received(version: int, raw: bytes, written: Mapping[str, Iterable[int]]) -> Produced:
+    """The answer as aiokafka's connection reads it, behind its correlation id, when ``written`` was asked for."""
+    topics = {topic: [(partition, b"") for partition in partitions] for topic, partitions in written.items()}
+    request = Produce(None, 1, topics).prepare({0: (version, version)})
     frame = BytesIO(struct.pack(">i", 7) + raw)
     assert request.parse_response_header(frame).correlation_id == 7
     return request.RESPONSE_TYPE.decode(frame)
@@ -52,9 +54,10 @@ def _received(version: int, raw: bytes) -> Produced:
 @given(found=answers)
 def test_an_answer_is_read_as_it_was_sent(found: list[tuple[str, list[tuple[int, ...]]]]) -> None:
     """In both versions, of which the older one lacks the log's start."""
-    assert _received(7, ProduceResponse_v7(found, 0).encode()) == Produced(7, found)
+    written = {topic: [part[0] for part in partitions] for topic, partitions in found}
+    assert _received(7, ProduceResponse_v7(found, 0).encode(), written) == Produced(7, found)
     short = [(topic, [part[:4] for part in partitions]) for topic, partitions in found]
-    assert _received(3, ProduceResponse_v3(short, 0).encode()) == Produced(3, short)
+    assert _received(3, ProduceResponse_v3(short, 0).encode(), written) == Produced(3, short)
 
 
 @pytest.mark.parametrize("version", RANGES)
@@ -69,7 +72,25 @@ def test_an_answer_that_is_cut_short_is_refused(version: int) -> None:
     raw: bytes = whole.encode()
     for length in range(len(raw)):
         with pytest.raises(struct.error):
-            _received(version, raw[:length])
+            _received(version, raw[:length], {"out": [3]})
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        struct.pack(">ii", -1, 0),
+        struct.pack(">ii", 0, 0),
+        struct.pack(">ih3sii", 1, 3, b"out", -1, 0),
+        struct.pack(">ihi", 2**31 - 1, -6, 0),
+        ProduceResponse_v7([("out", [(3, 0, 9, -1, 0)])], 0).encode(),
+        ProduceResponse_v7([("out", [(3, 0, 9, -1, 0), (4, 0, 9, -1, 0), (5, 0, 9, -1, 0)])], 0).encode(),
+    ],
+    ids=["null", "empty", "no partition", "a text of negative length", "one too few", "one too many"],
+)
+def test_an_answer_that_does_not_tell_of_every_batch_is_refused(answer: bytes) -> None:
+    """The batches that it leaves out would wait for ever."""
+    with pytest.raises(struct.error):
+        _received(7, answer, {"out": [3, 4]})
 
 
 def test_a_broker_that_speaks_neither_version_is_an_error() -> None:

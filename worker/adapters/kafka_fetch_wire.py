@@ -15,7 +15,7 @@ from typing import ClassVar, NamedTuple
 
 from aiokafka import errors as kafka
 
-from worker.adapters.kafka_frames import INT16, INT32, Layout, newest, number, text
+from worker.adapters.kafka_frames import INT16, INT32, Layout, newest, number, read_text, text
 from worker.core.records import TopicPartition
 
 _API_KEY = 1
@@ -99,21 +99,22 @@ class _FetchV4(Layout):
         return self._PARTITION.pack(partition, position, self._fetch.max_bytes)
 
     def decode(self, frame: BytesIO) -> Answers:
-        """The answer; raises struct.error when it is cut short, which ends the connection."""
+        """The answer; raises struct.error where it is cut short or leaves a partition out, which ends the connection."""
         raw, at = frame.getvalue(), frame.tell()
         _, *code = self._ANSWER.unpack_from(raw, at)
         at += self._ANSWER.size
         partitions: dict[TopicPartition, Answer] = {}
         topics, at = number(raw, at)
         for _ in range(topics):
-            (length,) = INT16.unpack_from(raw, at)
-            at += INT16.size + length
-            topic = raw[at - length : at].decode()
+            topic, at = read_text(raw, at)
             count, at = number(raw, at)
             for _ in range(count):
                 partition, answer, at = self._answered(raw, at)
                 partitions[TopicPartition(topic, partition)] = answer
-        return Answers(code[0] if code else 0, partitions)
+        found = Answers(code[0] if code else 0, partitions)
+        if not found.error_code and partitions.keys() != self._fetch.positions.keys():
+            raise struct.error("the answer tells of other partitions than were asked for")
+        return found
 
     def _answered(self, raw: bytes, at: int) -> tuple[int, Answer, int]:
         """One partition's number, its answer, and where the next one begins."""

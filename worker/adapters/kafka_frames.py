@@ -68,6 +68,16 @@ def text(value: str) -> bytes:
     return INT16.pack(len(raw)) + raw
 
 
+def read_text(raw: bytes, at: int) -> tuple[str, int]:
+    """The text at ``at``, and where it ends; raises struct.error where it is cut short or has a negative length."""
+    (length,) = INT16.unpack_from(raw, at)
+    begin = at + INT16.size
+    stop = begin + length
+    if not begin <= stop <= len(raw):
+        raise struct.error("a text is cut short")
+    return raw[begin:stop].decode(), stop
+
+
 def number(raw: bytes, at: int) -> tuple[int, int]:
     """The 32-bit number at ``at``, and where it ends; raises struct.error behind the end."""
     return INT32.unpack_from(raw, at)[0], at + INT32.size

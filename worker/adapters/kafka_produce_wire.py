@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import NamedTuple
 
-from worker.adapters.kafka_frames import INT16, INT32, Layout, newest, number, text
+from worker.adapters.kafka_frames import INT16, INT32, Layout, newest, number, read_text, text
 
 _API_KEY = 0
 _ACKS_TIMEOUT = struct.Struct(">hi")
@@ -68,20 +68,22 @@ class _ProduceV3(Layout):
         return b"".join(parts)
 
     def decode(self, frame: BytesIO) -> Produced:
-        """The answer; raises struct.error when it is cut short, which ends the connection."""
+        """The answer; raises struct.error where it is cut short or leaves a batch out, which ends the connection."""
         raw = frame.getvalue()
         produced = self._PRODUCED
         topics: list[tuple[str, list[tuple[int, ...]]]] = []
         count, at = number(raw, frame.tell())
         for _ in range(count):
-            (length,) = INT16.unpack_from(raw, at)
-            at += INT16.size + length
-            topic = raw[at - length : at].decode()
+            topic, at = read_text(raw, at)
             partitions, at = number(raw, at)
-            stop = at + partitions * produced.size
+            stop = at + max(partitions, 0) * produced.size
             topics.append((topic, list(produced.iter_unpack(memoryview(raw)[at:stop]))))
             at = stop
         number(raw, at)
+        asked = {(topic, partition) for topic, batches in self._produce.topics.items() for partition, _ in batches}
+        if asked != {(topic, partition) for topic, rows in topics for partition, *_ in rows}:
+            # Whoever waits for the batches that are left out would wait for ever.
+            raise struct.error("the answer tells of other partitions than were written to")
         return Produced(self.API_VERSION, topics)
 
 
