@@ -59,6 +59,7 @@ class Monitor:
         self._reached_at = time.monotonic()
         self._probed_at = -PROBE_INTERVAL_S
         self._stuck = ""
+        self._still = False
         self._held: tuple[str, ...] = ()
         self._stopped: dict[str, Stop] = {}
         # The same keys from the start as after the first publication: who reads them need not ask whether they exist.
@@ -83,25 +84,39 @@ class Monitor:
     # ---- answers (any thread) ----------------------------------------------------------------------------
 
     def live(self) -> tuple[bool, str]:
-        """Whether the loop turns, the engine returns, the poll loop polls, records move, and no client is stuck."""
+        """Whether the worker makes progress, or cannot for want of a broker.
+
+        A change is logged, also where only a probe's thread still turns; two that ask at once may both log it.
+        """
+        cause = self._standstill()
+        if bool(cause) != self._still:
+            self._still = bool(cause)
+            if cause:
+                log.error("not_live", cause=cause)
+            else:
+                log.info("live_again")
+        return not cause, cause
+
+    def _standstill(self) -> str:
+        """Why there is no progress: loop, engine, poll loop, records, or a stuck client; empty while there is."""
         beat_age = time.monotonic() - self._beat_at
         if beat_age > LOOP_LIMIT_S:
             busy_s = 0.0 if self._parts is None else self._parts[1].engine.busy_s()
             what = f", held by a model call for {busy_s:.0f} s" if busy_s > LOOP_LIMIT_S else ""
-            return False, f"the event loop has not turned for {beat_age:.0f} s{what}"
+            return f"the event loop has not turned for {beat_age:.0f} s{what}"
         if self._parts is not None:
             pipeline, driver, _ = self._parts
             busy_s = driver.engine.busy_s()
             if busy_s > ENGINE_LIMIT_S:
-                return False, f"a model call has run for {busy_s:.0f} s"
+                return f"a model call has run for {busy_s:.0f} s"
             poll_age = self._poll_age(driver)
             if poll_age > POLL_LIMIT_S and self.reachable and driver.assigned_once and not driver.draining:
-                return False, f"the poll loop has not polled for {poll_age:.0f} s although the broker answers"
+                return f"the poll loop has not polled for {poll_age:.0f} s although the broker answers"
             idle_s = time.monotonic() - max(driver.moved_at, self._reached_first_at)
             if idle_s > PROGRESS_LIMIT_S and pipeline.in_flight() and self.reachable and not driver.draining:
                 count = pipeline.in_flight()
-                return False, f"{count} records are in flight and none has moved for {idle_s:.0f} s"
-        return not self._stuck, self._stuck
+                return f"{count} records are in flight and none has moved for {idle_s:.0f} s"
+        return self._stuck
 
     def ready(self) -> tuple[bool, str]:
         """Whether the worker takes part in the group with a ready model and a broker that answers."""
@@ -164,6 +179,7 @@ class Monitor:
             if now - published_at >= 1.0 and self._parts is not None:
                 published_at = now
                 self._publish(*self._parts)
+                self.live()
             if now - reported_at >= REPORT_INTERVAL_S and self._parts is not None:
                 after = self._counts()
                 self._report(before, after, now - reported_at)
@@ -198,18 +214,12 @@ class Monitor:
         silences = {"reading": driver.silent_s(), "writing": now - self._reached_at}
         where, silent_s = max(silences.items(), key=lambda item: item[1])
         if silent_s < CLIENT_LIMIT_S:
-            if self._stuck:
-                log.info("client_answers")
             self._stuck = ""
         elif now - self._probed_at >= PROBE_INTERVAL_S:
             self._probed_at = now
-            if await answers(self._settings.kafka, pipeline.partitions(), PROBE_TIMEOUT_S):
-                self._stuck = (
-                    f"the Kafka client for {where} has heard nothing for {silent_s:.0f} s, and a new one gets answers"
-                )
-                log.error("client_stuck", client=where, silent_s=round(silent_s))
-            else:
-                self._stuck = ""
+            another = await answers(self._settings.kafka, pipeline.partitions(), PROBE_TIMEOUT_S)
+            heard = f"the Kafka client for {where} has heard nothing for {silent_s:.0f} s, and a new one gets answers"
+            self._stuck = heard if another else ""
 
     def _hold(self, output_partitions: set[int] | None) -> None:
         """Under ``source`` partitioning: hold input partitions that have no output partition, and say so."""

@@ -163,7 +163,7 @@ async def test_a_client_that_is_stuck_costs_liveness(
     with structlog.testing.capture_logs() as logs:
         text = f"the Kafka client for {cause} has heard nothing for 136 s, and a new one gets answers"
         assert (await looked_after(10.0), asked) == ((False, text), 2)
-    assert [line["event"] for line in logs] == ["client_stuck"]
+    assert [(line["event"], line["cause"]) for line in logs] == [("not_live", text)]
     watched.monitor._reached_at = watched.clock.now
     monkeypatch.setattr(watched.rig.driver, "silent_s", lambda: 0.0)
     assert await looked_after(1.0) == (True, "")
@@ -179,11 +179,15 @@ async def test_records_that_do_not_move_cost_liveness(rig: StartRig, clock: Manu
     one.driver.moved_at = clock.now
     watched.later(180.0)
     assert watched.monitor.live() == (True, "")
-    watched.later(1.0)
-    assert watched.monitor.live() == (False, "2 records are in flight and none has moved for 181 s")
-    one.driver.sink.rebuilds += 1
-    watched.publish()
-    assert watched.monitor.live() == (True, "")
+    cause = "2 records are in flight and none has moved for 181 s"
+    with structlog.testing.capture_logs() as logs:
+        watched.later(1.0)
+        assert watched.monitor.live() == (False, cause)
+        assert watched.monitor.live() == (False, cause)
+        one.driver.sink.rebuilds += 1
+        watched.publish()
+        assert watched.monitor.live() == (True, "")
+    assert [(line["event"], line.get("cause")) for line in logs] == [("not_live", cause), ("live_again", None)]
     watched.later(181.0, reached=False)
     assert watched.monitor.live() == (True, "")
     watched.later(0.0)
@@ -298,7 +302,7 @@ async def test_the_pipelines_counts_become_counters(watched: Watched) -> None:
 
 
 async def test_the_beat_keeps_the_loop_alive(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each beat moves the heartbeat and measures how late it came; every second it publishes."""
+    """Each beat moves the heartbeat and measures how late it came; every second it publishes, and judges itself."""
     beats = 0
 
     async def sleep(seconds: float) -> None:
@@ -311,8 +315,10 @@ async def test_the_beat_keeps_the_loop_alive(watched: Watched, monkeypatch: pyte
     published: list[float] = []
     monkeypatch.setattr(monitor_module, "asyncio", SimpleNamespace(sleep=sleep))
     monkeypatch.setattr(watched.monitor, "_publish", lambda *_: published.append(watched.clock.now))
-    with pytest.raises(asyncio.CancelledError):
+    monkeypatch.setattr(watched.monitor, "_stuck", "the client hears nothing")
+    with structlog.testing.capture_logs() as logs, pytest.raises(asyncio.CancelledError):
         await watched.monitor.beat_forever()
+    assert [line["event"] for line in logs] == ["not_live"]
     assert watched.monitor._beat_at == 1003.0
     assert published == [1001.125, 1002.25]
     lag = watched.rig.metrics.snapshot(M.EVENT_LOOP_LAG)
