@@ -99,7 +99,7 @@ class _FetchV4(Layout):
         return self._PARTITION.pack(partition, position, self._fetch.max_bytes)
 
     def decode(self, frame: BytesIO) -> Answers:
-        """The answer; raises struct.error where it is cut short or leaves a partition out, which ends the connection."""
+        """The answer; raises struct.error where it is cut short or leaves a partition out: this ends the connection."""
         raw, at = frame.getvalue(), frame.tell()
         _, *code = self._ANSWER.unpack_from(raw, at)
         at += self._ANSWER.size
