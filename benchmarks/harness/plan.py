@@ -58,9 +58,9 @@ class Plan:
     measurements: tuple[str, ...]
     loaded: tuple[str, ...] = ()
     repetitions: int = 5
-    drain_s: float = 10.0
+    drain_s: float = 8.0
     latency_repetitions: int = 3
-    latency_s: float = 30.0
+    latency_s: float = 20.0
     hold_s: float = 60.0
     rates: tuple[int, ...] = (2000, 10_000)
     shares: tuple[int, ...] = (10, 40, 70, 90)
