@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from worker.adapters import engine as engine_module
-from worker.adapters.engine import SHORT_S, Engine, assemble
+from worker.adapters.engine import Engine, assemble
 from worker.core.actions import Outcome
 from worker.core.batching import Batch, FlushReason
+from worker.core.place import FIRST_TRIAL, SHORT_S
 from worker.core.records import Block, Slice
 from worker.errors import EngineFault, ModelError
 from worker.testing import FakeDecoder, FakeModel, ManualClock, make_span
@@ -222,6 +223,18 @@ def test_other_calls_go_to_the_thread(
     monkeypatch.setattr(model, "thread_bound", thread_bound)
     assert engine.submit(_promised(_batch(_rows([4])), expected_s, learned=learned)) is None
     results.next()
+
+
+def test_a_call_that_the_thread_makes_long_is_tried_on_the_loop(
+    engine: Engine, model: FakeModel, results: _Results
+) -> None:
+    """Now and then; its result, here an error, comes back at once."""
+    model.broken = True
+    for _ in range(FIRST_TRIAL - 1):
+        assert engine.submit(_promised(_batch(_rows([13])), SHORT_S * 2)) is None
+        results.next()
+        engine.returned()
+    assert isinstance(engine.submit(_promised(_batch(_rows([13])), SHORT_S * 2)), EngineFault)
 
 
 def test_a_short_call_overtakes_none(engine: Engine, model: FakeModel, results: _Results) -> None:

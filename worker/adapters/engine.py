@@ -1,8 +1,7 @@
 """The engine: runs the model, one batch after the other.
 
 Long calls run on a thread of their own: ONNX Runtime releases the interpreter lock while it computes, so the loop
-decodes, encodes and talks to Kafka meanwhile. Short ones run where they are asked for: going to another thread and
-back costs more than such a call, and waits for a processor twice.
+decodes, encodes and talks to Kafka meanwhile. Short ones run where they are asked for.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import numpy as np
 from worker.core.actions import Outcome
 from worker.core.batching import Batch
 from worker.core.isolation import Outputs, Tensors, not_finite, run_isolating
+from worker.core.place import Place
 from worker.core.records import Refusal
 from worker.errors import ModelError
 
@@ -39,10 +39,6 @@ class Model(Protocol):
         ...
 
 
-SHORT_S = 0.000_3
-"""A call this short is no pause worth mentioning for the event loop."""
-
-
 class Engine:
     """Runs batches in the order they are given; ``finished`` is called on the engine's thread."""
 
@@ -53,6 +49,7 @@ class Engine:
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._busy_since: float | None = None
         self._submitted = 0
+        self._place = Place()
 
     def start(self) -> None:
         """Start the thread."""
@@ -64,15 +61,19 @@ class Engine:
         Batches queued before are never overtaken.
         """
         if self._submitted == 0 and self._is_short(batch):
-            return self._result(batch)
+            begun = time.perf_counter()
+            result = self._result(batch)
+            self._place.took(time.perf_counter() - begun)
+            return result
         self._submitted += 1
         self._batches.put(batch)
         return None
 
     def _is_short(self, batch: Batch) -> bool:
         """Whether the call may run on the event loop: a device's calls belong to one thread."""
-        known = batch.expected_s is not None and batch.is_learned and not self._model.thread_bound
-        return known and (batch.expected_s or 0.0) < SHORT_S
+        if batch.expected_s is None or not batch.is_learned or self._model.thread_bound:
+            return False
+        return self._place.is_loop(batch.expected_s)
 
     def returned(self) -> None:
         """The loop has taken a result of the thread's."""
