@@ -25,6 +25,10 @@ from worker.demo.worker_process import INPUT_TOPIC, configuration
 from worker.errors import BrokerError, ConfigError
 
 
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Demo:
     """A demo as a process of its own."""
 
@@ -36,6 +40,8 @@ class Demo:
             text=True,
             # A killed demo cannot clean up: what it leaves goes with the test.
             env=os.environ | {"TMPDIR": str(folder)},
+            # What runs in a shell's background ignores interrupts, and hands that on.
+            preexec_fn=_heed_interrupts,  # noqa: PLW1509 # no other thread runs here
         )
 
     def wait_for(self, beginning: str) -> None:
