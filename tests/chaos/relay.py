@@ -90,7 +90,7 @@ class Relay:
         self._traps: list[Trap] = []
         self._connections: set[_Connection] = set()
         self._servers: list[asyncio.Server] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
         self.answered_with_errors = 0
         self.refusals: Counter[int] = Counter()
         """Error codes of the brokers' answers to offsets in transactions, by partition."""
@@ -136,10 +136,6 @@ class Relay:
 
     async def _listen(self, upstream_port: int) -> int:
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.current_task()
-            if task is not None:
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
             await self._serve(reader, writer, upstream_port)
 
         server = await asyncio.start_server(accept, LOOPBACK, 0)
@@ -171,13 +167,15 @@ class Relay:
         trap.released.set()
 
     async def _close(self) -> None:
-        for server in self._servers:
-            server.close()
+        self._closing = True
         for connection in list(self._connections):
             connection.abort()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        # That ends those who serve them; who comes now is turned away. A server that is closed while it accepts
+        # somebody leaves that connection open.
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(others)
+        for server in self._servers:
+            server.close()
 
     def _of(self, client: str) -> list[_Connection]:
         return [one for one in self._connections if one.client == client]
@@ -189,6 +187,9 @@ class Relay:
             writer.transport.abort()
             return
         connection = _Connection((writer, up_writer))
+        if self._closing:
+            connection.abort()
+            return
         self._connections.add(connection)
         ways = [
             asyncio.ensure_future(self._requests(connection, reader, up_writer)),

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import gc
+import socket
 import struct
 from io import BytesIO
 
 import pytest
 from aiokafka.protocol.produce import ProduceRequest_v3, ProduceRequest_v8, ProduceResponse_v3, ProduceResponse_v8
 
-from tests.chaos.relay import GARBLES, KAFKA_STORAGE_ERROR, PRODUCE, Garble, offset_commit_errors, storage_error
+from tests.chaos.relay import (
+    GARBLES,
+    KAFKA_STORAGE_ERROR,
+    LOOPBACK,
+    PRODUCE,
+    Garble,
+    Relay,
+    offset_commit_errors,
+    storage_error,
+)
 
 CORRELATION = 77
 TOPICS = [("out", [(0, b"batch"), (3, b"")]), ("dead", [(1, b"other batch")])]
@@ -42,6 +55,28 @@ def test_garbage_differs_from_the_answer(garble: Garble) -> None:
     assert sent == garble(answer)
     assert sent != struct.pack(">i", len(answer)) + answer
     assert answer[:4] in sent
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_a_connection_that_comes_while_the_relay_stops_is_closed(turns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However far it has got by then: the loop accepts it in one turn, hands it over in the next, and so on."""
+    relay = Relay()
+    close = relay._close
+    with socket.create_server((LOOPBACK, 0)) as broker, socket.socket() as client:
+        port = relay.add(broker.getsockname()[1])
+
+        async def close_with_one_at_the_door() -> None:
+            client.connect((LOOPBACK, port))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await close()
+
+        monkeypatch.setattr(relay, "_close", close_with_one_at_the_door)
+        relay.stop()
+        gc.collect()
+        client.settimeout(10)
+        with contextlib.suppress(ConnectionResetError):
+            assert client.recv(1) == b""
 
 
 def test_refused_offsets_are_found_in_an_answer_of_version_3() -> None:
