@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,9 +22,13 @@ BELOW_EPHEMERAL = range(15_000, 32_000)
 _GIVEN: set[int] = set()
 """Ports that this process gave out: whoever got one may not have bound it yet."""
 
+CLAIMS = 128
+_claims: deque[socket.socket] = deque()
+"""The latest ``CLAIMS`` of them as bound UDP ports, for other test processes to see; older ones are bound by now."""
+
 
 def free_ports(count: int) -> list[int]:
-    """Loopback ports that nobody uses now, never given before, and that no outgoing connection will be given."""
+    """Loopback ports that nobody uses, that no test process was given lately, and no outgoing connection will be."""
     found: list[int] = []
     with ExitStack() as stack:
         while len(found) < count:
@@ -31,10 +36,16 @@ def free_ports(count: int) -> list[int]:
             if port in _GIVEN:
                 continue
             one = stack.enter_context(socket.socket())
+            claim = socket.socket(type=socket.SOCK_DGRAM)
             try:
                 one.bind(("127.0.0.1", port))
+                claim.bind(("127.0.0.1", port))
             except OSError:
+                claim.close()
                 continue
+            _claims.append(claim)
+            if len(_claims) > CLAIMS:
+                _claims.popleft().close()
             found.append(port)
             _GIVEN.add(port)
     return found
