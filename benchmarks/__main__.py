@@ -36,6 +36,7 @@ from benchmarks.harness.cluster import Cluster
 from benchmarks.harness.places import PAGE, PLOTS, PROJECT, RESULTS
 from benchmarks.harness.plan import FORMS, MEASUREMENTS, Plan, chosen_parts, chosen_rows
 from benchmarks.harness.results import Result
+from benchmarks.harness.scratch import Place, choose
 from benchmarks.workloads import WORKLOADS
 from tests.kafka.jars import MissingToolError
 
@@ -58,11 +59,12 @@ def main(given: Sequence[str] | None = None) -> int:
     # Ended in order, a run takes its broker and its scratch folder with it.
     signal.signal(signal.SIGTERM, _stop)
     try:
-        plan, parts, result = _prepared(options, arguments)
+        place = choose()
+        plan, parts, result = _prepared(options, arguments, place)
     except (LookupError, OSError, msgspec.ValidationError) as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 2
-    return _measure(plan, parts, result, options.resume or results.new_path(result, options.out))
+    return _measure(plan, parts, result, options.resume or results.new_path(result, options.out), place)
 
 
 def _stop(_number: int, _frame: FrameType | None) -> None:
@@ -71,14 +73,16 @@ def _stop(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _prepared(options: argparse.Namespace, arguments: Sequence[str]) -> tuple[Plan, tuple[str, ...], Result]:
+def _prepared(
+    options: argparse.Namespace, arguments: Sequence[str], place: Place
+) -> tuple[Plan, tuple[str, ...], Result]:
     """The plan, the parts of it to measure, and the result that they go to: a new one, or that of a file."""
     old = results.load(options.resume) if options.resume else None
     plan = _plan(options, old.form if old is not None else options.form)
     if old is not None and plan.form == CUSTOM:
         raise LookupError("a file is resumed as it was begun: only --part may be chosen")
     parts = chosen_parts(options.part, plan.parts)
-    new = _new_result(plan, parts, shlex.join(["python", "-m", "benchmarks", *arguments]))
+    new = _new_result(plan, parts, shlex.join(["python", "-m", "benchmarks", *arguments]), place)
     if old is None:
         return plan, parts, new
     if differences := results.differences(old, new):
@@ -91,13 +95,13 @@ def _prepared(options: argparse.Namespace, arguments: Sequence[str]) -> tuple[Pl
     return plan, parts, old
 
 
-def _measure(plan: Plan, parts: Sequence[str], result: Result, path: Path) -> int:
+def _measure(plan: Plan, parts: Sequence[str], result: Result, path: Path, place: Place) -> int:
     """Measure the parts, print the tables and write the file, which grows meanwhile; returns the exit code."""
     load = os.getloadavg()[0]
     if load > BUSY:
         print(f"warning: the machine is busy (load {load:.1f}); the figures will not be worth much", file=sys.stderr)
     try:
-        with Bench(plan.most_events) as bench:
+        with Bench(plan.most_events, place) as bench:
             Campaign(plan, bench, result, lambda: results.save(result, path)).run(parts)
     except MissingToolError as error:
         print(f"benchmarks: {error}", file=sys.stderr)
@@ -121,14 +125,14 @@ def _renew_page(result: Result) -> None:
         _write_page()
 
 
-def _new_result(plan: Plan, parts: Sequence[str], command: str) -> Result:
+def _new_result(plan: Plan, parts: Sequence[str], command: str, place: Place) -> Result:
     return Result(
         form=plan.form,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         commands=[command],
         machine=machine.machine(),
         versions=machine.versions(),
-        broker=Cluster.description(),
+        broker=Cluster.description(place),
         settings=plan.settings,
         wanted=list(parts if plan.form == CUSTOM else plan.parts),
     )

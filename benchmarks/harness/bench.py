@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,9 +16,9 @@ from benchmarks.harness import outputs
 from benchmarks.harness.cluster import Cluster
 from benchmarks.harness.figures import tally
 from benchmarks.harness.outputs import Outputs
-from benchmarks.harness.places import CACHE
 from benchmarks.harness.programs import Program
 from benchmarks.harness.results import Tally
+from benchmarks.harness.scratch import Place, choose, new_folder
 from benchmarks.systems import Entry, Kind
 from benchmarks.workloads import Pool, Workload, prepare
 
@@ -60,13 +59,13 @@ class Bench:
     """The broker and a scratch folder, for the length of a ``with`` block; nothing of them stays."""
 
     most_events: int | None = None
+    place: Place = field(default_factory=choose)
     folder: Path = field(init=False)
     cluster: Cluster = field(init=False)
     _pools: dict[str, Pool] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
-        CACHE.mkdir(parents=True, exist_ok=True)
-        self.folder = Path(tempfile.mkdtemp(prefix="run-", dir=CACHE))
+        self.folder = new_folder(self.place.root)
         self.cluster = Cluster(self.folder / "kafka")
         self.cluster.start()
         return self

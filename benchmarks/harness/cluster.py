@@ -13,8 +13,9 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from benchmarks.harness.pauses import Pause, broker_pauses
 from benchmarks.harness.plan import REBALANCE_DELAY_S
+from benchmarks.harness.scratch import Place
 from benchmarks.workloads import Pool, Workload
-from tests.kafka.broker import JVM_OPTIONS, KafkaBroker
+from tests.kafka.broker import KafkaBroker
 from tests.kafka.jars import kafka_version
 
 PARTITIONS = 8
@@ -23,6 +24,8 @@ PRODUCER = {"linger.ms": 5, "batch.size": 65_536, "queue.buffering.max.kbytes": 
 APPEND_TIME = {"message.timestamp.type": "LogAppendTime"}
 # The session is Kafka's default: on a busy machine a short one costs an election in mid run.
 BROKER_PROPERTIES = {
+    # What is no longer needed leaves the disk, or the memory, at once.
+    "log.segment.delete.delay.ms": "1000",
     "broker.session.timeout.ms": "9000",
     "broker.heartbeat.interval.ms": "2000",
     "log.retention.check.interval.ms": "5000",
@@ -31,6 +34,15 @@ BROKER_PROPERTIES = {
     # So that the members of one pod join together, as with Kafka's default of 3000.
     "group.initial.rebalance.delay.ms": f"{REBALANCE_DELAY_S * 1000:.0f}",
 }
+# Those of Kafka's own start script.
+BROKER_JAVA_OPTIONS = (
+    "-Xms1g",
+    "-Xmx1g",
+    "-XX:+UseG1GC",
+    "-XX:MaxGCPauseMillis=20",
+    "-XX:InitiatingHeapOccupancyPercent=35",
+    "-XX:+ExplicitGCInvokesConcurrent",
+)
 JAVA_OPTIONS = "JDK_JAVA_OPTIONS"
 REQUEST_TIMEOUT_S = 20.0
 POLL_S = 0.25
@@ -47,7 +59,7 @@ class Cluster:
     """One broker with topics of ``PARTITIONS`` partitions that carry append times. Use as a context."""
 
     def __init__(self, folder: Path) -> None:
-        self.broker = KafkaBroker(folder, BROKER_PROPERTIES)
+        self.broker = KafkaBroker(folder, BROKER_PROPERTIES, BROKER_JAVA_OPTIONS)
         self._pauses = folder / "pauses.log"
         self._backlogs: dict[tuple[str, int], str] = {}
         self._admin: AdminClient | None = None
@@ -180,11 +192,12 @@ class Cluster:
             time.sleep(POLL_S)
 
     @staticmethod
-    def description() -> dict[str, str]:
-        """What the result says of the broker."""
+    def description(place: Place) -> dict[str, str]:
+        """What the result says of the broker whose log is at that place."""
         return {
             "version": f"Apache Kafka {kafka_version()}, one node, KRaft",
-            "java options": " ".join(option for option in JVM_OPTIONS if option.startswith(("-X", "-XX"))),
+            "java options": " ".join(BROKER_JAVA_OPTIONS),
+            "log": place.description,
             "partitions": str(PARTITIONS),
             "timestamps": "LogAppendTime",
             "backlog producer": ", ".join(f"{key}={value}" for key, value in PRODUCER.items()),

@@ -21,6 +21,11 @@ LONG_WARM_UP_S = 10.0
 WARM_UP_S = {Runtime.PROJECT: 3.0, Runtime.PYTHON: 3.0, Runtime.JAVA: 10.0}
 
 
+def warm_up(bench: Bench, case: Case, rate: float, seconds: float) -> None:
+    """A load that is not counted: Java compiles while the broker runs, until what it does often is compiled."""
+    observe(bench, case, [(rate, seconds)])
+
+
 def latency(bench: Bench, case: Case, load: str, repetition: int, rate: float, seconds: float) -> Latency:
     """Latency at a constant rate over ``seconds``, after a warm-up at the same rate that is not counted."""
     warm_up_s = WARM_UP_S[case.entry.system.runtime]

@@ -62,6 +62,7 @@ class Plan:
     latency_repetitions: int = 3
     latency_s: float = 20.0
     hold_s: float = 60.0
+    warm_up_s: float = 30.0
     rates: tuple[int, ...] = (2000, 10_000)
     shares: tuple[int, ...] = (10, 40, 70, 90)
     minutes: float = 10.0
@@ -95,6 +96,7 @@ class Plan:
             "latency_repetitions": self.latency_repetitions,
             "latency_s": self.latency_s,
             "hold_s": self.hold_s,
+            "warm_up_s": self.warm_up_s,
             "rates": list(self.rates),
             "shares": list(self.shares),
             "minutes": self.minutes,
@@ -114,6 +116,7 @@ def quick() -> Plan:
         latency_repetitions=1,
         latency_s=10.0,
         hold_s=10.0,
+        warm_up_s=10.0,
         rates=(2000,),
     )
 

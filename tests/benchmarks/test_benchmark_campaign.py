@@ -32,6 +32,7 @@ class Stage:
         self.drained: list[tuple[str, int]] = []
         self.loaded: list[tuple[str, str, int]] = []
         self.forgotten: list[str] = []
+        self.warmed_up: list[tuple[str, float]] = []
         self.cannot_drain: set[str] = set()
         self.cannot_install: set[str] = set()
         self.before_drain: Callable[[], None] = lambda: None
@@ -41,6 +42,7 @@ class Stage:
         monkeypatch.setattr(Pool, "model_sha256", property(lambda _: "0" * 64))
         monkeypatch.setattr(campaign, "drain", self.drain)
         monkeypatch.setattr(loads, "latency", self.latency)
+        monkeypatch.setattr(loads, "warm_up", self.warm_up)
         monkeypatch.setattr(environments, "command", self.command)
         self.bench = bench
         self.kept = 0
@@ -74,6 +76,11 @@ class Stage:
         self.loaded.append((case.entry.name, load, repetition))
         return samples.latency(case.entry.name, load, 1.0, repetition=repetition, rate=rate, seconds=seconds)
 
+    def warm_up(self, _: Bench, case: Case, _rate: float, seconds: float) -> None:
+        """The load before anything is measured."""
+        assert not self.drained
+        self.warmed_up.append((case.entry.name, seconds))
+
     def run(self, plan: Plan, made: Result, *parts: str) -> None:
         """Carry out parts of the plan."""
         Campaign(plan, self.bench, made, self.keep).run(parts)
@@ -106,6 +113,13 @@ def test_repetitions_go_forwards_and_backwards(stage: Stage) -> None:
     forwards = [ECHO, LEAST, EXACTLY]
     assert [name for name, _ in counted] == forwards + forwards[::-1] + forwards
     assert [one.repetition for one in made.drains] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+
+
+def test_the_broker_is_warm_before_the_first_measurement(stage: Stage) -> None:
+    """Once per run, before anything is drained, however many parts follow."""
+    plan = plan_of(ECHO, LEAST, warm_up_s=30.0)
+    stage.run(plan, new_result(plan), "throughput:fraud", "latency")
+    assert stage.warmed_up == [(ECHO, 30.0)]
 
 
 def test_what_close_targets_compare_is_drained_more_often(stage: Stage) -> None:

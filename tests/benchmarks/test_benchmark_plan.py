@@ -9,9 +9,12 @@ import pytest
 from benchmarks.__main__ import _parser, _prepared, main
 from benchmarks.harness.plan import chosen_parts, chosen_rows, full, long, quick
 from benchmarks.harness.results import load, save
+from benchmarks.harness.scratch import Place
 from benchmarks.systems import SYSTEMS, Kind, entry
 from benchmarks.workloads import WORKLOADS
 from tests.benchmarks.samples import part, result
+
+PLACE = Place(Path("runs"), "in memory")
 
 
 def names(rows: tuple[tuple[object, str], ...]) -> list[str]:
@@ -120,19 +123,19 @@ def test_a_part_that_does_not_exist_is_answered_with_those_that_do() -> None:
 
 def test_part_of_a_form_is_still_that_form() -> None:
     """Measured part by part, a form's results belong together."""
-    plan, parts, made = _prepared(_parser().parse_args(["--form", "full", "--part", "crash"]), [])
+    plan, parts, made = _prepared(_parser().parse_args(["--form", "full", "--part", "crash"]), [], PLACE)
     assert (plan.form, parts, made.missing) == ("full", ("crash",), list(full().parts))
 
 
 def test_a_changed_form_is_another_one() -> None:
     """A shorter drain, or fewer systems, are not the form's figures."""
     for changed in (["--drain-seconds", "1"], ["--system", "headrace"], ["--part", "crash"]):
-        assert _prepared(_parser().parse_args(changed), [])[0].form == "custom"
+        assert _prepared(_parser().parse_args(changed), [], PLACE)[0].form == "custom"
 
 
 def resumable(folder: Path, *complete: str) -> Path:
     """The file of a full run on this machine that was cut after these parts."""
-    _, _, made = _prepared(_parser().parse_args(["--form", "full"]), ["--form", "full"])
+    _, _, made = _prepared(_parser().parse_args(["--form", "full"]), ["--form", "full"], PLACE)
     made.parts = [part(name) for name in complete]
     save(made, folder / "full.json")
     return folder / "full.json"
@@ -141,7 +144,7 @@ def resumable(folder: Path, *complete: str) -> Path:
 def test_a_cut_run_is_resumed_with_what_it_lacks(tmp_path: Path) -> None:
     """The complete parts stay, and both commands are named."""
     path = resumable(tmp_path, *full().parts[:-1])
-    plan, parts, made = _prepared(_parser().parse_args(["--resume", str(path)]), ["--resume", "x"])
+    plan, parts, made = _prepared(_parser().parse_args(["--resume", str(path)]), ["--resume", "x"], PLACE)
     assert (plan.form, parts) == ("full", ("capacity",))
     assert made.commands == ["python -m benchmarks --form full", "python -m benchmarks --resume x"]
     assert [one.name for one in made.parts] == list(full().parts[:-1])
@@ -150,7 +153,7 @@ def test_a_cut_run_is_resumed_with_what_it_lacks(tmp_path: Path) -> None:
 def test_a_complete_part_can_be_measured_anew(tmp_path: Path) -> None:
     """Named, it is taken although it is not missing."""
     path = resumable(tmp_path, *full().parts)
-    assert _prepared(_parser().parse_args(["--resume", str(path), "--part", "idle"]), [])[1] == ("idle",)
+    assert _prepared(_parser().parse_args(["--resume", str(path), "--part", "idle"]), [], PLACE)[1] == ("idle",)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,10 +19,10 @@ from tests.kafka.processes import free_ports, spawn, tail, wait_until
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
-JVM_OPTIONS = (
-    "-Xmx256m",
-    "-XX:TieredStopAtLevel=1",
-    "-XX:+UseSerialGC",
+SMALL = ("-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+"""Java options of a broker that starts soon and stays small."""
+
+LOG_OPTIONS = (
     "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
     "-Dorg.slf4j.simpleLogger.showDateTime=true",
 )
@@ -50,11 +50,14 @@ DEFAULT_PROPERTIES = {
 class KafkaBroker:
     """A node with its own data folder and free loopback ports, kept over stop, kill and start.
 
-    ``properties`` override the broker's, for example ``{"message.max.bytes": "65536"}``. Call ``start`` from a
-    thread that lives as long as the broker should: the kernel kills the broker with that thread.
+    ``properties`` override the broker's, for example ``{"message.max.bytes": "65536"}``; ``java_options`` size its
+    heap and choose its compilers. Call ``start`` from a thread that lives as long as the broker should: the kernel
+    kills the broker with that thread.
     """
 
-    def __init__(self, folder: Path, properties: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, properties: Mapping[str, str] | None = None, java_options: Sequence[str] = SMALL
+    ) -> None:
         self.folder = folder
         self.data = folder / "data"
         self.log = folder / "broker.log"
@@ -63,6 +66,7 @@ class KafkaBroker:
         self.bootstrap = f"127.0.0.1:{self.port}"
         self.client = KafkaClient(self.bootstrap)
         self._overrides = dict(properties or {})
+        self._java_options = tuple(java_options)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -150,9 +154,8 @@ class KafkaBroker:
         if done.returncode != 0:
             raise RuntimeError(f"Kafka refused to format its data folder:\n{done.stdout}{done.stderr}")
 
-    @staticmethod
-    def _java(jars_folder: Path, *arguments: str) -> list[str]:
-        return ["java", *JVM_OPTIONS, "-cp", f"{jars_folder}/*", *arguments]
+    def _java(self, jars_folder: Path, *arguments: str) -> list[str]:
+        return ["java", *self._java_options, *LOG_OPTIONS, "-cp", f"{jars_folder}/*", *arguments]
 
 
 def main() -> None:
