@@ -35,7 +35,6 @@ from benchmarks.workloads import WORKLOADS
 
 ANCHOR_S = 4.0
 CRASH_S = 6.0
-WARM_UP_RATE = 10_000
 # A shorter trial drain says too little of the speed: a few large batches may be all of it.
 TRIAL_S = 0.7
 # A load nearer to the drain's rate than this only shows that it is too high.
@@ -94,7 +93,7 @@ class Campaign:
 
     def _warm_up(self) -> None:
         case = self._bench.case(entry(ECHO), WORKLOADS[FRAUD])
-        self._attempt(case, "warm-up", partial(loads.warm_up, self._bench, case, WARM_UP_RATE, self._plan.warm_up_s))
+        self._attempt(case, "warm-up", partial(loads.warm_up, self._bench, self._plan.warm_up_s))
 
     def _take_anchor(self) -> None:
         """Drain the fraud events by the echo: how fast the machine is now."""

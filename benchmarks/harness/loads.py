@@ -8,22 +8,25 @@ from benchmarks.harness.bench import Bench, Case
 from benchmarks.harness.figures import Times, Trace, histogram, lag, percentiles, recovery_s, why_not_held
 from benchmarks.harness.loops import Look, Observation, observe
 from benchmarks.harness.pauses import longest_ms, loop_pause_ms
+from benchmarks.harness.plan import FRAUD
 from benchmarks.harness.results import Batches, Burst, Capacity, Latency, LongRun, Window
 from benchmarks.harness.scrape import batches_between
 from benchmarks.harness.search import highest_held
-from benchmarks.systems import Runtime
+from benchmarks.systems import ECHO, Runtime, entry
+from benchmarks.workloads import WORKLOADS
 
 BASE, BURST = 0.7, 1.1
 BEFORE_S, BURST_S, AFTER_S = 20.0, 30.0, 60.0
 WINDOW_S = 5.0
 LONG_WARM_UP_S = 10.0
+BROKER_WARM_UP_RATE, BROKER_WARM_UP_S = 10_000, 30.0
 # A compiler that works while the program runs needs longer.
 WARM_UP_S = {Runtime.PROJECT: 3.0, Runtime.PYTHON: 3.0, Runtime.JAVA: 10.0}
 
 
-def warm_up(bench: Bench, case: Case, rate: float, seconds: float) -> None:
-    """A load that is not counted: Java compiles while the broker runs, until what it does often is compiled."""
-    observe(bench, case, [(rate, seconds)])
+def warm_up(bench: Bench, seconds: float = BROKER_WARM_UP_S) -> None:
+    """Load the broker by the echo: Java compiles while it runs, until what it does often is compiled."""
+    observe(bench, bench.case(entry(ECHO), WORKLOADS[FRAUD]), [(BROKER_WARM_UP_RATE, seconds)])
 
 
 def latency(bench: Bench, case: Case, load: str, repetition: int, rate: float, seconds: float) -> Latency:

@@ -50,6 +50,10 @@ class Observation:
     looks: list[Look]
 
 
+def _samples(program: Program) -> Look:
+    return samples(program.metrics_port)
+
+
 def observe(
     bench: Bench,
     case: Case,
@@ -57,11 +61,11 @@ def observe(
     looks_s: Sequence[float] = (),
     *,
     keep_all: bool = True,
-    look: Callable[[int], Look] = samples,
+    look: Callable[[Program], Look] = _samples,
 ) -> Observation:
     """Run the system under the load; ``looks_s``, ascending, are seconds of the plan at which to read its metrics.
 
-    ``look`` reads them from a port.
+    ``look`` reads them from the system.
     ``keep_all`` false lets the broker delete what is old, for long runs.
     A few events before the load show that the system is at work; they are not part of the trace.
     """
@@ -109,7 +113,7 @@ def _generate(
     path: Path,
     program: Program,
     segments: Segments,
-    moments: Sequence[tuple[float, Callable[[int], Look]]],
+    moments: Sequence[tuple[float, Callable[[Program], Look]]],
 ) -> list[Look]:
     """Run the generator to its end; returns what a system that tells of itself said at the times asked for."""
     command = [bench.cluster.bootstrap, topic, str(case.pool.folder), str(path)]
@@ -122,7 +126,7 @@ def _generate(
         start_s = float(tail(log).splitlines()[0])
         for at_s, look in moments if case.entry.system.name == "headrace" else ():
             _await(program, start_s + at_s)
-            looks.append(look(program.metrics_port))
+            looks.append(look(program))
         code = process.wait(sum(seconds for _, seconds in segments) + GENERATOR_SPARE_S)
     except subprocess.TimeoutExpired:
         raise TimeoutError(f"the generator does not end; its log ends:\n{tail(log)}") from None

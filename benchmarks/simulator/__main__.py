@@ -15,8 +15,9 @@ from pathlib import Path
 
 from benchmarks.harness.bench import Bench, Case
 from benchmarks.harness.cluster import PARTITIONS
-from benchmarks.harness.loads import WARM_UP_S, capacity
+from benchmarks.harness.loads import WARM_UP_S, capacity, warm_up
 from benchmarks.harness.loops import Look, Observation, observe
+from benchmarks.harness.programs import Program
 from benchmarks.harness.scrape import page
 from benchmarks.simulator.comparison import Row, load_of, predict, real, table
 from benchmarks.systems import LEAST, entry
@@ -41,6 +42,7 @@ def main(given: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, help="write figures and machine here, as JSON")
     options = parser.parse_args(given)
     with Bench() as bench:
+        warm_up(bench)
         case = bench.case(entry(LEAST), WORKLOADS[options.workload])
         most = options.capacity or capacity(bench, case, options.drained, options.seconds).events_per_s
         if not most:
@@ -84,8 +86,8 @@ def _observed(bench: Bench, case: Case, rate: float, seconds: float) -> Observat
     return seen
 
 
-def _look(port: int) -> Look:
-    text = page(port)
+def _look(program: Program) -> Look:
+    text = page(program.metrics_port)
     return None if text is None else samples(text)
 
 

@@ -32,7 +32,7 @@ class Stage:
         self.drained: list[tuple[str, int]] = []
         self.loaded: list[tuple[str, str, int]] = []
         self.forgotten: list[str] = []
-        self.warmed_up: list[tuple[str, float]] = []
+        self.warmed_up: list[float] = []
         self.cannot_drain: set[str] = set()
         self.cannot_install: set[str] = set()
         self.before_drain: Callable[[], None] = lambda: None
@@ -76,10 +76,10 @@ class Stage:
         self.loaded.append((case.entry.name, load, repetition))
         return samples.latency(case.entry.name, load, 1.0, repetition=repetition, rate=rate, seconds=seconds)
 
-    def warm_up(self, _: Bench, case: Case, _rate: float, seconds: float) -> None:
+    def warm_up(self, _: Bench, seconds: float) -> None:
         """The load before anything is measured."""
         assert not self.drained
-        self.warmed_up.append((case.entry.name, seconds))
+        self.warmed_up.append(seconds)
 
     def run(self, plan: Plan, made: Result, *parts: str) -> None:
         """Carry out parts of the plan."""
@@ -119,7 +119,7 @@ def test_the_broker_is_warm_before_the_first_measurement(stage: Stage) -> None:
     """Once per run, before anything is drained, however many parts follow."""
     plan = plan_of(ECHO, LEAST, warm_up_s=30.0)
     stage.run(plan, new_result(plan), "throughput:fraud", "latency")
-    assert stage.warmed_up == [(ECHO, 30.0)]
+    assert stage.warmed_up == [30.0]
 
 
 def test_what_close_targets_compare_is_drained_more_often(stage: Stage) -> None:

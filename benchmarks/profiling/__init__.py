@@ -1,0 +1,1 @@
+"""Pictures of where Headrace spends its processor time."""
