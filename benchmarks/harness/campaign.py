@@ -30,13 +30,13 @@ from benchmarks.harness.plan import (
 from benchmarks.harness.results import Drain, Failure, Part, Result
 from benchmarks.harness.search import nearest_size
 from benchmarks.harness.standby import standby
-from benchmarks.systems import ECHO, Entry, Kind, entry
+from benchmarks.systems import ECHO, Entry, Kind, Runtime, entry
 from benchmarks.workloads import WORKLOADS
 
 ANCHOR_S = 4.0
 CRASH_S = 6.0
-# A shorter trial drain says too little of the speed: a few large batches may be all of it.
-TRIAL_S = 0.7
+# A shorter trial drain says too little of the speed: a few large batches may be all of it, or a cold compiler.
+TRIAL_S = {Runtime.PROJECT: 0.7, Runtime.PYTHON: 0.7, Runtime.JAVA: 5.0}
 # A load nearer to the drain's rate than this only shows that it is too high.
 SPARE = 1.1
 EXPECTED = (RuntimeError, TimeoutError, ValueError, KafkaException)
@@ -54,7 +54,7 @@ class Campaign:
         self._begun = time.monotonic()
         self._part_begun = self._begun
         self._broken: dict[tuple[str, str], tuple[str, str]] = {}
-        # Events per second of drains: they choose sizes and loads, and are no figures.
+        # Events per second of drains, once they are warm: they choose sizes and loads, and are no figures.
         self._speeds = _speeds(result.drains)
         self._anchor: Drain | None = None
 
@@ -149,8 +149,8 @@ class Campaign:
             if found is None:
                 self._broken[key] = ("trial drain", self._part.failures[-1].reason)
                 return None
-            self._speeds[key] = found.events_per_s
-            if size / found.events_per_s >= TRIAL_S:
+            self._speeds[key] = found.late_events_per_s
+            if size / found.events_per_s >= TRIAL_S[case.entry.system.runtime]:
                 break
         self._say(f"{case.entry.name} on {case.workload.name}: works")
         return self._speeds[key]
@@ -299,8 +299,8 @@ def _by_turns(cases: list[Case], repetition: int) -> list[Case]:
 
 
 def _speeds(drains: Iterable[Drain]) -> dict[tuple[str, str], float]:
-    """Median rate by entry and workload."""
+    """Median rate of the second halves by entry and workload."""
     rates: dict[tuple[str, str], list[float]] = {}
     for one in drains:
-        rates.setdefault((one.entry, one.workload), []).append(one.events_per_s)
+        rates.setdefault((one.entry, one.workload), []).append(one.late_events_per_s)
     return {case: statistics.median(found) for case, found in rates.items()}

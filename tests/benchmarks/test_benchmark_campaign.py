@@ -30,6 +30,7 @@ class Stage:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.drained: list[tuple[str, int]] = []
+        self.sizes: list[tuple[str, int]] = []
         self.loaded: list[tuple[str, str, int]] = []
         self.forgotten: list[str] = []
         self.warmed_up: list[float] = []
@@ -66,6 +67,7 @@ class Stage:
         """A drain at 10,000 events/s, unless it fails."""
         self.before_drain()
         self.drained.append((case.entry.name, repetition))
+        self.sizes.append((case.entry.name, size))
         if case.entry.name in self.cannot_drain:
             raise RuntimeError(f"{case.entry.name} ended with exit code 1 after {size} events")
         made = samples.drain(case.entry.name, repetition, 10_000.0, 5.0)
@@ -120,6 +122,16 @@ def test_the_broker_is_warm_before_the_first_measurement(stage: Stage) -> None:
     plan = plan_of(ECHO, LEAST, warm_up_s=30.0)
     stage.run(plan, new_result(plan), "throughput:fraud", "latency")
     assert stage.warmed_up == [30.0]
+
+
+def test_a_compiler_gets_time_before_the_size_is_chosen(stage: Stage) -> None:
+    """Two seconds tell the speed of a Python program; a Java program is still slow then."""
+    java = "kafka_streams:at_least_once"
+    plan = plan_of(LEAST, java, repetitions=1)
+    stage.run(plan, new_result(plan), "throughput:fraud")
+    trials = [one for one, (_, repetition) in zip(stage.sizes, stage.drained, strict=True) if repetition == ANCHOR]
+    assert [size for name, size in trials if name == LEAST] == [20_000]
+    assert [size for name, size in trials if name == java] == [20_000, 60_000]
 
 
 def test_what_close_targets_compare_is_drained_more_often(stage: Stage) -> None:
