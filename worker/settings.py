@@ -219,7 +219,7 @@ class BatchingSection(Section):
         " batches. Shorter makes smaller batches while the engine is busy. Null: no such bound.",
     )
     gather_s: Annotated[float, Field(ge=0, le=0.001)] = Field(
-        default=0.001,
+        default=0.0005,
         description="Pause before the next fetch when all that was fetched is worked on, in which more records come"
         " together: fewer and fuller batches cost less CPU and add at most this latency. A reader that is behind does"
         " not pause.",
