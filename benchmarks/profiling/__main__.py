@@ -11,8 +11,10 @@ The pictures count samples of threads that run, 200 a second: a call's width is 
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,14 +22,15 @@ from benchmarks.harness import loads
 from benchmarks.harness.bench import Bench, Case
 from benchmarks.harness.loops import observe
 from benchmarks.harness.places import PROJECT
-from benchmarks.harness.plan import FRAUD, LEAST
+from benchmarks.harness.plan import FRAUD
 from benchmarks.harness.programs import Program
-from benchmarks.systems import entry, every_entry
+from benchmarks.systems import LEAST, entry, every_entry
 from benchmarks.workloads import WORKLOADS
 
 PICTURES = PROJECT / "docs" / "profiles"
 SAMPLES_PER_S = 200
 SETTLE_S = 5.0
+POLL_S = 0.1
 RATE = 2000
 DRAIN_S = 5.0
 
@@ -83,7 +86,9 @@ def _draining(bench: Bench, case: Case, path: Path) -> None:
     source, target = bench.cluster.backlog(case.workload, case.pool, size), bench.cluster.create_topic("out")
     with bench.program(case, source, target) as program:
         program.start()
-        bench.cluster.await_outputs(target, 1, program.check, quiet_s=0.0, stall_s=SETTLE_S * 4)
+        while not bench.cluster.written(target):
+            program.check()
+            time.sleep(POLL_S)
         _record(program, DRAIN_S, f"{case.entry.system.name} draining a backlog", path)
         if bench.cluster.written(target) >= size:
             raise ProfileFailedError("the backlog was drained before the picture was complete")
@@ -108,9 +113,10 @@ def _record(program: Program, seconds: float, title: str, path: Path) -> None:
 
 def _shown(picture: str, title: str) -> str:
     """With a title of ours; a frame names its file below the project, or below its package."""
-    for root in (f"{PROJECT}/", f"{sys.prefix}/", f"{sys.base_prefix}/"):
+    # The environment may lie within the project.
+    for root in (f"{sys.prefix}/", f"{sys.base_prefix}/", f"{PROJECT}/"):
         picture = picture.replace(root, "")
-    return picture.replace("py-spy record", title)
+    return re.sub(r'(<text id="title"[^>]*>)[^<]*', lambda found: found[1] + title, picture)
 
 
 def _name(case: Case) -> str:
