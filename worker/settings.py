@@ -109,7 +109,7 @@ class KafkaSection(Section):
         " keeps its partitions without a rebalance; after a scale-in they idle that long. Null: dynamic.",
     )
     fetch_max_wait_s: Annotated[float, Field(ge=0.001, le=5)] = Field(
-        default=0.1,
+        default=0.25,
         description="How long a broker may hold a fetch while there is nothing to read. New records end the wait at "
         "once, so this is no latency; but it delays the first read of a newly assigned partition, and a short wait "
         "costs CPU on idle topics.",

@@ -14,9 +14,9 @@ from aiokafka import errors as kafka
 from tests.adapters.batches import batch, broken, plain
 from worker.adapters import kafka_fetch
 from worker.adapters.kafka_batches import Columns, Unread
-from worker.adapters.kafka_fetch import FetchLoop
+from worker.adapters.kafka_fetch import WORK_S, FetchLoop
 from worker.adapters.kafka_fetch_wire import Answer, Answers, Fetch
-from worker.core.flow import FEW_BYTES
+from worker.core.flow import AHEAD_BYTES, FEW_BYTES
 from worker.core.records import TopicPartition
 
 A, B = TopicPartition("in", 0), TopicPartition("in", 1)
@@ -30,6 +30,7 @@ class _Request:
 
     node: int
     asked: dict[TopicPartition, int]
+    max_wait_ms: int
     answer: asyncio.Future[Answers]
 
     def reply(self, *parts: tuple[TopicPartition, bytes], codes: dict[TopicPartition, int] | None = None) -> None:
@@ -60,7 +61,8 @@ class _Client:
         self.metadata_updates += 1
 
     async def send(self, node: int, request: Fetch) -> Answers:
-        self.requests.append(_Request(node, dict(request.positions), asyncio.get_running_loop().create_future()))
+        answer = asyncio.get_running_loop().create_future()
+        self.requests.append(_Request(node, dict(request.positions), request.max_wait_ms, answer))
         self.sent.set()
         return await self.requests[-1].answer
 
@@ -294,6 +296,29 @@ async def test_a_short_answer_is_followed_by_a_pause(client: _Client, make_loop:
     for _ in range(5):
         await asyncio.sleep(0)
     assert len(client.requests) == 3
+
+
+async def test_empty_partitions_do_not_hold_up_one_that_is_read(client: _Client, make_loop: MakeLoop) -> None:
+    """While much of one is left to read, its broker holds a fetch of the others for a moment only."""
+    loop = make_loop(max_wait_s=0.5)
+    loop.read(A, 0)
+    loop.read(B, 0)
+    loop.take({A, B}, 1)
+    first = await client.request(0)
+    first.reply((A, batch([(0, 0, None, bytes(AHEAD_BYTES), ()), (1, 0, None, bytes(AHEAD_BYTES), ())])))
+    others = await client.request(1)
+    assert (first.asked, first.max_wait_ms) == ({A: 0, B: 0}, 500)
+    assert (others.asked, others.max_wait_ms) == ({B: 0}, WORK_S * 1000)
+
+
+async def test_a_partition_that_nobody_takes_of_makes_no_haste(client: _Client, make_loop: MakeLoop) -> None:
+    """Stopped partitions may stand still for hours: the others are asked for at leisure."""
+    loop = make_loop(max_wait_s=0.5)
+    loop.read(A, 0)
+    loop.read(B, 0)
+    loop.take({B}, 1)
+    (await client.request(0)).reply((A, batch([(0, 0, None, bytes(AHEAD_BYTES), ())])))
+    assert (await client.request(1)).max_wait_ms == 500
 
 
 async def test_a_wait_ends_with_its_time(make_loop: MakeLoop) -> None:

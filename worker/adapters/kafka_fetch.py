@@ -30,7 +30,10 @@ BACKOFF_S = 0.1
 """Pause after an error, and between looks for a partition's leader."""
 
 WORK_S = 0.01
-"""How long a broker whose records were few waits for the reader, which may be busy with those of another."""
+"""How long a broker whose records were few waits for the reader, which may be busy with those of another.
+
+And how long it may hold a fetch of empty partitions while another one's records are read: that one is next.
+"""
 
 
 @dataclass(slots=True, eq=False)
@@ -67,7 +70,8 @@ class FetchLoop:
     ) -> None:
         """``max_bytes`` bounds an answer, and what is fetched ahead of a partition by as much again."""
         self._client = client
-        self._max_wait_ms = int(max_wait_s * 1000)
+        self._max_wait_s = max_wait_s
+        self._taken_of: Collection[TopicPartition] = ()
         self._max_bytes = max_bytes
         self._gather_s = gather_s
         self._committed_only = committed_only
@@ -127,6 +131,7 @@ class FetchLoop:
         """
         if self._failure is not None:
             raise self._failure
+        self._taken_of = tps
         taken: list[tuple[TopicPartition, Piece]] = []
         room = max_records
         for tp in [tp for tp, reading in self._readings.items() if reading.fetched and tp in tps]:
@@ -180,12 +185,16 @@ class FetchLoop:
         """Ask every broker that has no request under way for the partitions of it that need records."""
         now = self._loop.time()
         wanted: dict[int, list[_Reading]] = defaultdict(list)
+        read_from: set[int] = set()
         leaderless = False
         for tp, reading in self._readings.items():
-            if not reading.hungry or reading.not_before > now or tp in self.out_of_range:
+            if reading.under_way or reading.not_before > now or tp in self.out_of_range:
                 continue
             node = self._client.cluster.leader_for_partition(tp)
-            if node is None or node == -1:
+            if not reading.hungry:
+                if tp in self._taken_of:
+                    read_from.add(node)
+            elif node is None or node == -1:
                 leaderless = True
                 reading.not_before = now + BACKOFF_S
             elif node not in self._busy:
@@ -196,7 +205,8 @@ class FetchLoop:
         for node, readings in wanted.items():
             for reading in readings:
                 reading.under_way = True
-            task = self._loop.create_task(self._fetch(node, readings), name=f"fetch-{node}")
+            wait_s = min(WORK_S, self._max_wait_s) if node in read_from else self._max_wait_s
+            task = self._loop.create_task(self._fetch(node, readings, wait_s), name=f"fetch-{node}")
             self._busy[node] = task
             task.add_done_callback(partial(self._ended, node, readings))
 
@@ -220,10 +230,10 @@ class FetchLoop:
             return
         self._fetch_more()
 
-    async def _fetch(self, node: int, readings: list[_Reading]) -> None:
-        """One request and its answer, and the pause that lets records gather."""
+    async def _fetch(self, node: int, readings: list[_Reading], wait_s: float) -> None:
+        """One request, which the broker may hold so long, its answer, and the pause that lets records gather."""
         asked = {reading.tp: reading.fetch_from for reading in readings}
-        request = Fetch(asked, self._max_wait_ms, self._max_bytes, committed_only=self._committed_only)
+        request = Fetch(asked, int(wait_s * 1000), self._max_bytes, committed_only=self._committed_only)
         receive_directly(self._client, node)
         try:
             found: Answers = await self._client.send(node, request)
