@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -43,7 +42,6 @@ BROKER_JAVA_OPTIONS = (
     "-XX:InitiatingHeapOccupancyPercent=35",
     "-XX:+ExplicitGCInvokesConcurrent",
 )
-JAVA_OPTIONS = "JDK_JAVA_OPTIONS"
 REQUEST_TIMEOUT_S = 20.0
 POLL_S = 0.25
 # A fresh topic's leader may be elected and not know it yet.
@@ -59,8 +57,9 @@ class Cluster:
     """One broker with topics of ``PARTITIONS`` partitions that carry append times. Use as a context."""
 
     def __init__(self, folder: Path) -> None:
-        self.broker = KafkaBroker(folder, BROKER_PROPERTIES, BROKER_JAVA_OPTIONS)
         self._pauses = folder / "pauses.log"
+        pauses = f"-Xlog:gc:file={self._pauses}:time:filecount=0"
+        self.broker = KafkaBroker(folder, BROKER_PROPERTIES, (*BROKER_JAVA_OPTIONS, pauses))
         self._backlogs: dict[tuple[str, int], str] = {}
         self._admin: AdminClient | None = None
 
@@ -78,11 +77,7 @@ class Cluster:
 
     def start(self) -> None:
         """Start the broker; it notes the pauses for its garbage."""
-        os.environ[JAVA_OPTIONS] = f'"-Xlog:gc:file={self._pauses}:time:filecount=0"'
-        try:
-            self.broker.start()
-        finally:
-            del os.environ[JAVA_OPTIONS]
+        self.broker.start()
         self._admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
 
     def stop(self) -> None:
