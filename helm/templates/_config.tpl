@@ -1,10 +1,10 @@
 {{/* The settings of worker.yaml: config, and what follows from gpu.enabled where config says nothing of it. */}}
 {{- define "headrace.config" -}}
 {{- $config := deepCopy .Values.config }}
-{{- $auto := eq (toString $config.model.providers) "auto" }}
-{{- if and .Values.gpu.enabled (not $auto) (not (hasKey $config.model "require_provider")) }}
+{{- $silent := not (hasKey $config.model "providers") }}
+{{- if and .Values.gpu.enabled $silent (not (hasKey $config.model "require_provider")) }}
 {{- $_ := set $config.model "require_provider" "cuda" }}
-{{- else if and (not .Values.gpu.enabled) (not (hasKey $config.model "providers")) }}
+{{- else if and (not .Values.gpu.enabled) $silent }}
 {{- $_ := set $config.model "providers" (list "cpu") }}
 {{- end }}
 {{- toYaml $config }}
@@ -40,6 +40,9 @@
 {{- end }}
 {{- if and $secret (not (hasPrefix "SASL_" $protocol)) }}
 {{- fail (printf "existingSecret.saslPasswordKey is set, but config.kafka.security_protocol is %s: the worker would refuse a password that it cannot use. Set SASL_SSL, or saslPasswordKey to null." $protocol) }}
+{{- end }}
+{{- if and $kafka.group_instance_id (gt (int .Values.replicaCount) 1) }}
+{{- fail (printf "config.kafka.group_instance_id is %s, but replicaCount is %v: all pods would have one name, and fence each other. Remove it, or set replicaCount to 1." $kafka.group_instance_id .Values.replicaCount) }}
 {{- end }}
 {{- $claim := .Values.model.existingClaim }}
 {{- $mount := printf "%s/" (trimSuffix "/" .Values.model.mountPath) }}

@@ -22,7 +22,7 @@ SCHEMA_FILE = PROJECT / "helm" / "values.schema.json"
 SCHEMA = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
 # One row of the table stands for all that is below these.
 GROUPS = (
-    *("config", "resources.requests", "resources.limits"),
+    *("config", "resources.requests", "resources.limits", "podSecurityContext", "securityContext"),
     *("probes.startup", "probes.liveness", "probes.readiness"),
 )
 PAGE = (PROJECT / "docs" / "deployment.md").read_text(encoding="utf-8")
