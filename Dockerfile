@@ -1,10 +1,12 @@
 # docker build -t headrace .                              for NVIDIA GPUs, x86-64; falls back to the CPU without one
 # docker build -t headrace:cpu --build-arg FLAVOUR=cpu .  small; x86-64 and arm64
-FROM python:3.12-slim AS build
+# The base of both stages; a digest makes the build repeatable: --build-arg BASE=python:3.12-slim-trixie@sha256:...
+ARG BASE=python:3.12-slim-trixie
+FROM ${BASE} AS build
 ARG FLAVOUR=gpu
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_INPUT=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
-COPY requirements/ requirements/
+COPY requirements/bootstrap.txt requirements/cpu.txt requirements/gpu.txt requirements/
 RUN case "$FLAVOUR" in gpu|cpu) ;; *) echo "FLAVOUR is $FLAVOUR; write gpu or cpu" >&2; exit 1 ;; esac
 # The packages stand in their own layer: it changes only with the lock files.
 RUN python -m venv --without-pip /opt/headrace/venv \
@@ -19,7 +21,7 @@ COPY worker/ worker/
 RUN /build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheel . \
  && pip --python /opt/headrace/venv/bin/python install --no-deps --no-index /wheel/*.whl
 
-FROM python:3.12-slim
+FROM ${BASE}
 RUN groupadd --gid 10001 headrace \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin headrace
 COPY --from=build /opt/headrace/venv/ /opt/headrace/venv/
