@@ -79,9 +79,12 @@ class Loop:
         keys, events = [], []
         for message in messages:
             if error := message.error():
-                raise KafkaException(error)
+                tolerate(error)
+                continue
             keys.append(message.key())
             events.append(orjson.loads(message.value() or b""))
+        if not events:
+            return
         pick = itemgetter(*FIELDS)
         features = np.array([pick(event) for event in events], np.float32).reshape(len(events), len(FIELDS))
         scores = self._model.run(["score"], {"features": features})[0].reshape(-1).tolist()
@@ -109,6 +112,13 @@ def open_model(path: str) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def tolerate(error: KafkaError) -> None:
+    """What ``consume`` reports the client cures by itself, unless it says that it cannot; ends the process then."""
+    if error.fatal():
+        raise KafkaException(error)
+    sys.stderr.write(f"{error}\n")
 
 
 def raise_undelivered(error: KafkaError | None, _message: Any) -> None:

@@ -40,7 +40,11 @@ class Echo:
         while self._running:
             for message in self._consumer.consume(POLL_RECORDS, POLL_WAIT_S):
                 if error := message.error():
-                    raise KafkaException(error)
+                    # What is reported here the client cures by itself, unless it says that it cannot.
+                    if error.fatal():
+                        raise KafkaException(error)
+                    sys.stderr.write(f"{error}\n")
+                    continue
                 self._produce(message.partition(), message.key(), message.value())
             self._producer.poll(0)
         self._producer.flush()
