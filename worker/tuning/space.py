@@ -24,7 +24,7 @@ _NUMBERS: Mapping[str, tuple[int | float, ...]] = {
     "batching.max_batch_delay_s": (0.001, 0.002, 0.005, 0.01, 0.02, 0.05),
     "batching.gather_s": (0.0, 0.00025, 0.0005, 0.001),
     "model.intra_op_threads": (1, 2, 4, 8),
-    "kafka.fetch_max_wait_s": (0.01, 0.05, 0.1, 0.5),
+    "kafka.fetch_max_wait_s": (0.01, 0.05, 0.1, 0.25, 0.5),
     "kafka.max_fetch_bytes": (_MEBIBYTE, 2 * _MEBIBYTE, 4 * _MEBIBYTE, 8 * _MEBIBYTE, 16 * _MEBIBYTE),
 }
 # gzip costs more than zstd and saves less.
@@ -83,12 +83,10 @@ class Space:
 def space_around(settings: Settings, cores: int, *, fetch: bool) -> Space:
     """The space around ``settings`` on a machine of so many cores, with or without the keys of fetching.
 
-    What is configured is always among the choices, and no choice breaks a rule between keys.
+    What is configured is always among the choices, so is the default, and no choice breaks a rule between keys.
     """
     parameters = [
-        _numbers(settings, key, [choice for choice in choices if _possible(settings, key, choice, cores)])
-        for key, choices in _NUMBERS.items()
-        if fetch or key not in FETCH_KEYS
+        _numbers(settings, key, choices, cores) for key, choices in _NUMBERS.items() if fetch or key not in FETCH_KEYS
     ]
     parameters += [_words(settings, key, choices) for key, choices in _WORDS.items()]
     return Space(settings, tuple(parameters))
@@ -100,13 +98,14 @@ def _possible(settings: Settings, key: str, choice: float, cores: int) -> bool:
     return key != "model.intra_op_threads" or choice <= cores
 
 
-def _numbers(settings: Settings, key: str, choices: list[int | float]) -> Parameter:
+def _numbers(settings: Settings, key: str, choices: tuple[int | float, ...], cores: int) -> Parameter:
     configured, default = _value(settings, key), _default(key)
     if not isinstance(configured, (int, float)) or not isinstance(default, (int, float)):
         raise TypeError(key)
+    possible = {choice for choice in (*choices, default) if _possible(settings, key, choice, cores)}
     # A configuration may allow no default: one with little in flight takes no batch of 512.
-    default = default if default in choices else configured
-    return Parameter(key, tuple(sorted({*choices, configured})), True, default, configured)
+    default = default if default in possible else configured
+    return Parameter(key, tuple(sorted({*possible, configured})), True, default, configured)
 
 
 def _words(settings: Settings, key: str, choices: tuple[str, ...]) -> Parameter:

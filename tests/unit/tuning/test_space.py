@@ -55,6 +55,12 @@ def test_defaults_are_those_of_the_settings() -> None:
     assert space.changes(space.defaults) == {}
 
 
+def test_a_default_stays_one_whatever_is_configured() -> None:
+    """Gains are measured against what is shipped, also where the user has other values."""
+    own = {"batching": {"max_batch_delay_s": 0.02, "gather_s": 0.0}, "kafka": {"fetch_max_wait_s": 0.05}}
+    assert space_around(settings(**own), 4, fetch=True).defaults == SPACES[0].defaults
+
+
 def test_own_values_stay_choices() -> None:
     """Odd values of the user's own are searched too, own buckets as a ladder that fits other sizes."""
     space = SPACES[1]
