@@ -129,6 +129,26 @@ def test_missing_right_ends_the_worker_by_name(
     assert denied in problems[0].message
 
 
+def test_transactions_take_one_right_more(secure: SecureKafka, worker_process: StartWorker, tmp_path: Path) -> None:
+    """Under ``exactly_once`` run and check both name a missing right on transactional ids, with their prefix."""
+    user = secure.new_user()
+    config = config_of(secure, secure.sasl_plaintext(user)) | {"delivery": {"guarantee": "exactly_once"}}
+    kafka = config["kafka"]
+    secure.grant_worker(user.name, kafka)
+    worker = worker_process(config, broker=secure, ready=False)
+    assert worker.wait_exit() == 4
+    assert "headrace-<kafka.group_id>-" in worker.log.read_text()
+    problems, _ = check(config, tmp_path)
+    assert [problem.key for problem in problems] == ["delivery.guarantee"]
+
+    secure.grant_transactions(user.name, kafka["group_id"])
+    assert check(config, tmp_path)[0] == []
+    worker = worker_process(config, broker=secure)
+    secure.client.produce(kafka["input_topics"][0], [EVENT])
+    assert len(secure.client.read(kafka["output_topic"], count=1)) == 1
+    assert worker.stop() == 0
+
+
 @pytest.mark.logs_errors
 @pytest.mark.usefixtures("ended_connections")
 @pytest.mark.parametrize(

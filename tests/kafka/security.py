@@ -104,18 +104,26 @@ class SecureKafka(KafkaBroker):
             if name != without:
                 self.grant(user, kind, str(name), *operations)
 
-    def grant(self, user: str, kind: ResourceType, name: str, *operations: AclOperation) -> None:
+    def grant_transactions(self, user: str, group_id: object) -> None:
+        """What the worker needs besides under ``exactly_once``."""
+        operations = (AclOperation.WRITE, AclOperation.DESCRIBE)
+        kind, prefixed = ResourceType.TRANSACTIONAL_ID, ResourcePatternType.PREFIXED
+        self.grant(user, kind, f"headrace-{group_id}-", *operations, pattern=prefixed)
+
+    def grant(
+        self,
+        user: str,
+        kind: ResourceType,
+        name: str,
+        *operations: AclOperation,
+        pattern: ResourcePatternType = ResourcePatternType.LITERAL,
+    ) -> None:
         """Allow operations on a resource; returns once the broker applies them."""
         allow = AclPermissionType.ALLOW
-        bindings = [
-            AclBinding(kind, name, ResourcePatternType.LITERAL, f"User:{user}", "*", operation, allow)
-            for operation in operations
-        ]
+        bindings = [AclBinding(kind, name, pattern, f"User:{user}", "*", operation, allow) for operation in operations]
         for done in self._admin.create_acls(bindings).values():
             done.result(REQUEST_TIMEOUT_S)
-        mine = AclBindingFilter(
-            kind, name, ResourcePatternType.LITERAL, f"User:{user}", "*", AclOperation.ANY, AclPermissionType.ANY
-        )
+        mine = AclBindingFilter(kind, name, pattern, f"User:{user}", "*", AclOperation.ANY, AclPermissionType.ANY)
         wait_until(
             lambda: set(bindings) <= set(self._admin.describe_acls(mine).result(REQUEST_TIMEOUT_S)),
             timeout_s=REQUEST_TIMEOUT_S,

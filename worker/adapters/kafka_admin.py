@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 REQUEST_TIMEOUT_MS = 5_000
 POLL_INTERVAL_S = 0.1
 
+GROUP_COORDINATOR, TRANSACTION_COORDINATOR = 0, 1
+
 TOPIC_DENIED = 29
 """Kafka's code of a topic that we may not describe; also of one that does not exist."""
 
@@ -121,7 +123,7 @@ class Admin:
 
     async def group(self, group_id: str) -> GroupState:
         """State of a consumer group; also of one that nobody has used yet."""
-        coordinator = await self._ask(FindCoordinatorRequest(group_id, 0))
+        coordinator = await self._ask(FindCoordinatorRequest(group_id, GROUP_COORDINATOR))
         _raise_for(coordinator.error_code, group_id)
         answer = (await self._ask(GroupRequest(group_id), coordinator.coordinator_id)).to_object()["groups"][0]
         _raise_for(answer["error_code"], group_id)
@@ -137,6 +139,11 @@ class Admin:
         """Have the broker hand out an idempotent producer's id, as every producer of ours does; writes nothing."""
         answer = await self._ask(InitProducerIdRequest(None, 0))
         _raise_for(answer.error_code, "")
+
+    async def transactions(self, transactional_id: str) -> None:
+        """Have the broker name the coordinator of these transactions, which asks for the right to; writes nothing."""
+        answer = await self._ask(FindCoordinatorRequest(transactional_id, TRANSACTION_COORDINATOR))
+        _raise_for(answer.error_code, transactional_id)
 
     async def create(self, specs: Sequence[NewTopicSpec], *, dry_run: bool) -> dict[str, tuple[int, str]]:
         """Create topics, or only have the broker judge whether it would; error code (0: none) and text by name."""

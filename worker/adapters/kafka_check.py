@@ -19,7 +19,7 @@ from worker.adapters.kafka_fit import (
     judge_topics,
     roles,
 )
-from worker.adapters.kafka_options import broker_error
+from worker.adapters.kafka_options import broker_error, transactional_prefix
 from worker.errors import BrokerError, Problem
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ async def _check(settings: Settings, note: Callable[[str], None]) -> list[Proble
         problems += judge_session(section, limits)
         if not any(problem.code == "topic_denied" for problem in problems):
             problems += await _check_producer(admin, note)
+        if settings.delivery.guarantee == "exactly_once":
+            problems += await _check_transactions(admin, section, note)
     return problems
 
 
@@ -95,6 +97,19 @@ async def _check_producer(admin: Admin, note: Callable[[str], None]) -> list[Pro
         ]
     except _UNANSWERED as error:
         note(f"idempotent producer: the broker does not tell ({type(error).__name__})")
+    return []
+
+
+async def _check_transactions(admin: Admin, section: KafkaSection, note: Callable[[str], None]) -> list[Problem]:
+    try:
+        await _patiently(lambda: admin.transactions(transactional_prefix(section.group_id)))
+    except kafka.TransactionalIdAuthorizationFailed as error:
+        return [
+            replace(problem, key="delivery.guarantee")
+            for problem in broker_error(error, "asking for transactions").problems
+        ]
+    except _UNANSWERED as error:
+        note(f"transactions: the broker does not tell ({type(error).__name__})")
     return []
 
 

@@ -62,14 +62,23 @@ class InvalidRecordError(kafka.BrokerResponseError):  # type: ignore[misc] # aio
 kafka.kafka_errors.setdefault(InvalidRecordError.errno, InvalidRecordError)
 
 
+def transactional_prefix(group_id: str) -> str:
+    """What the transactional ids of a group's workers begin with: rights are granted on it."""
+    return f"headrace-{group_id}-"
+
+
 _ADVICE: Mapping[type[BaseException], tuple[str, str]] = {
     kafka.TopicAuthorizationFailedError: (
         "the broker denies access to topic {detail}",
-        "grant READ and DESCRIBE on input topics, WRITE and DESCRIBE on the output and dead-letter topics",
+        "grant READ to whoever reads it, WRITE to whoever writes to it, and DESCRIBE to both",
     ),
     kafka.GroupAuthorizationFailedError: (
         "the broker denies access to consumer group {detail}",
         "grant READ on the group kafka.group_id",
+    ),
+    kafka.TransactionalIdAuthorizationFailed: (
+        "the broker denies transactions",
+        "grant WRITE and DESCRIBE on transactional ids with the prefix headrace-<kafka.group_id>-",
     ),
     kafka.ClusterAuthorizationFailedError: (
         "the broker denies an idempotent producer",
