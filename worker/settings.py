@@ -64,7 +64,7 @@ class KafkaSection(Section):
         default_factory=lambda data: f"{data['input_topics'][0]}.dlq",
         json_schema_extra={"x-default": "<first input topic>.dlq"},
         description="Topic for refused records, byte-exact and with the reason in headers. It must exist: without it"
-        " the worker stops at the first bad record.",
+        " the worker does not start.",
     )
     auto_offset_reset: Literal["earliest", "latest", "none"] = Field(
         default="earliest",
@@ -116,8 +116,7 @@ class KafkaSection(Section):
     )
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         default="PLAINTEXT",
-        description="How the brokers' listener is protected. `SASL_PLAINTEXT` sends the password readable for anyone"
-        " on the way.",
+        description="How the brokers' listener is protected. `SASL_PLAINTEXT` sends the password unencrypted.",
     )
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = Field(
         default=None, description="How to log in; with `SASL_PLAINTEXT` and `SASL_SSL` only, and required there."
@@ -151,7 +150,7 @@ class EventSection(Section):
     )
     id_field: EventField = Field(
         examples=["transaction_id"],
-        description="Field that identifies an event; always part of the output. Readers drop repeats by it.",
+        description="Field that identifies an event; always part of the output. Consumers can tell repeats by it.",
     )
     validate_: Literal["model", "full"] = Field(
         default="model",
@@ -209,8 +208,8 @@ class BatchingSection(Section):
     )
     max_batch_delay_s: Annotated[float, Field(gt=0, le=10)] = Field(
         default=0.005,
-        description="Longest wait for company, from the first record on. An upper bound: an idle engine never waits"
-        " for it.",
+        description="Longest time that a batch waits for more records, counted from its first. An upper bound: an idle"
+        " engine never waits for it.",
     )
     latency_slo_s: Annotated[float, Field(gt=0, le=3600)] | None = Field(
         default=None,
@@ -277,7 +276,8 @@ class DeliverySection(Section):
     transaction_interval_s: Annotated[float, Field(gt=0, le=60)] = Field(
         default=0.1,
         description="Length of a transaction under `exactly_once`. It is the latency that `read_committed` readers"
-        " see; shorter costs more round trips to the brokers.",
+        " see; shorter costs more round trips to the brokers. Ends sooner where `flow.max_in_flight_records` +"
+        " `commit_max_records` are waiting for its end, so that the engine need not.",
     )
     transaction_timeout_s: Annotated[float, Field(ge=1, le=900)] = Field(
         default=10.0,

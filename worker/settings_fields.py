@@ -89,7 +89,8 @@ def describe_type(schema: Mapping[str, Any]) -> str:
 
 
 def _describe_bounds(schema: Mapping[str, Any]) -> str:
-    low, above, high = schema.get("minimum"), schema.get("exclusiveMinimum"), schema.get("maximum")
+    low, above = schema.get("minimum"), schema.get("exclusiveMinimum")
+    high, below = schema.get("maximum"), schema.get("exclusiveMaximum")
     if low is not None and low == high:
         return f": {low:g}"
     parts = []
@@ -99,6 +100,8 @@ def _describe_bounds(schema: Mapping[str, Any]) -> str:
         parts.append(f"above {above:g}")
     if high is not None:
         parts.append(f"up to {high}" if isinstance(high, int) else f"up to {high:g}")
+    if below is not None:
+        parts.append(f"and below {below:g}" if parts else f"below {below:g}")
     return "".join(f" {part}" for part in parts)
 
 

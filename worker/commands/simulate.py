@@ -25,7 +25,7 @@ SHARES = {"p50": 50.0, "p95": 95.0, "p99": 99.0, "p99.9": 99.9}
 WARM_UP = 0.1
 """Share of the records, the first ones, that latencies leave out."""
 
-RateOption = Annotated[float | None, typer.Option(min=0.1, max=1e7, help="Records a second, independent of another.")]
+RateOption = Annotated[float | None, typer.Option(min=0.1, max=1e7, help="Records per second, arriving independently.")]
 SecondsOption = Annotated[float, typer.Option(min=0.1, max=3600, help="Length of the load.")]
 PartitionsOption = Annotated[int, typer.Option(min=1, max=10_000, help="Partitions that they arrive in.")]
 BytesOption = Annotated[int, typer.Option(min=1, help="Bytes of a record's value.")]
@@ -85,7 +85,7 @@ def simulate(  # noqa: PLR0913, PLR0917 # a parameter is an option of the comman
 def fit(  # noqa: PLR0913, PLR0917 # as above
     metrics: Annotated[Path, typer.Argument(help="What /metrics showed at the end of a constant load.")],
     seconds: Annotated[float, typer.Option(min=0.1, help="How long it lasted.")],
-    before: Annotated[Path | None, typer.Option(help="What /metrics showed at its begin; default: nothing.")] = None,
+    before: Annotated[Path | None, typer.Option(help="What /metrics showed when it began; default: nothing.")] = None,
     capacity: Annotated[float | None, typer.Option(min=0.1, help="Records a second that the worker can do.")] = None,
     config: ConfigOption = DEFAULT_CONFIG,
     partitions: PartitionsOption = 8,

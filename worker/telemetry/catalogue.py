@@ -110,8 +110,8 @@ RECORDS_CONSUMED = Counter(
 RECORDS_PRODUCED = Counter(
     "headrace_records_produced_total",
     "records",
-    "Scored records sent to the output topic: acknowledged, refused for good, or given up.",
-    {"topic": OPEN, "outcome": ("delivered", "refused", "failed")},
+    "Scored records sent to the output topic: acknowledged, or refused for good.",
+    {"topic": OPEN, "outcome": ("delivered", "refused")},
 )
 RECORDS_DEAD_LETTERED = Counter(
     "headrace_records_dead_lettered_total",
@@ -128,7 +128,7 @@ RECORDS_SKIPPED = Counter(
 CONSUMER_LAG_RECORDS = Gauge(
     "headrace_consumer_lag_records",
     "records",
-    "Log end minus committed offset of an assigned partition.",
+    "Log end, as the brokers last said, minus the next offset to commit, of an assigned partition.",
     _PARTITION,
 )
 CONSUMER_LAG_SECONDS = Gauge(
@@ -154,7 +154,7 @@ REBALANCES = Counter(
 REBALANCE_DURATION = Histogram(
     "headrace_rebalance_duration_seconds",
     "seconds",
-    "From the call to give partitions up until the next assignment.",
+    "Time to finish and commit what was in flight when partitions were taken away; what the group takes is not in it.",
     buckets=REBALANCE_BUCKETS_S,
 )
 COMMITS = Counter(
@@ -163,7 +163,7 @@ COMMITS = Counter(
 COMMIT_DURATION = Histogram(
     "headrace_commit_duration_seconds",
     "seconds",
-    "From an offset commit's request to the broker's answer.",
+    "From an offset commit's request to the broker's answer; under exactly_once: the whole transaction.",
     buckets=LATENCY_BUCKETS_S,
 )
 
@@ -211,7 +211,7 @@ STALE_RECORDS = Counter(
 ABANDONED_RECORDS = Counter(
     "headrace_drain_abandoned_records_total",
     "records",
-    "Records received and still unsettled when the drain deadline passed.",
+    "Records received and still unsettled when their partition was given up in a rebalance.",
 )
 OFFSET_RESETS = Counter(
     "headrace_offset_resets_total",
@@ -265,7 +265,9 @@ INFLIGHT_BYTES = Gauge("headrace_inflight_bytes", "bytes", "Value bytes of the r
 INFLIGHT_BATCHES = Gauge("headrace_inflight_batches", "batches", "Batches that run or are prefetched.")
 QUEUE_RECORDS = Gauge("headrace_queue_records", "records", "Decoded records that wait for a batch to be dispatched.")
 BACKPRESSURE = Counter(
-    "headrace_backpressure_seconds_total", "seconds", "Time during which at least one partition was paused."
+    "headrace_backpressure_seconds_total",
+    "seconds",
+    "Time during which nothing was polled, because as much was in flight as `flow` allows.",
 )
 EVENT_LOOP_LAG = Histogram(
     "headrace_event_loop_lag_seconds",
@@ -340,7 +342,7 @@ MODEL_INFO = Gauge(
     "headrace_model_info",
     "info",
     "Always 1; the labels name the model in use and where it runs.",
-    {**_MODEL, "sha256": OPEN, "provider": OPEN, "precision": OPEN},
+    {**_MODEL, "sha256": OPEN, "provider": OPEN},
 )
 MODEL_READY = Gauge("headrace_model_ready", "bool", "1 once the model is loaded, warm and checked, else 0.")
 MODEL_LOAD_DURATION = Gauge(
@@ -364,8 +366,8 @@ MODEL_BATCH_CEILING = Gauge(
 BUILD_INFO = Gauge(
     "headrace_build_info",
     "info",
-    "Always 1; the labels name this build (empty: unknown or not applicable).",
-    {"version": OPEN, "commit": OPEN, "ort": OPEN, "cuda": OPEN},
+    "Always 1; the labels name the versions of Headrace and of ONNX Runtime.",
+    {"version": OPEN, "ort": OPEN},
 )
 PROCESS_RESTARTS = Counter(
     "headrace_process_restarts_total",
