@@ -143,6 +143,16 @@ def test_a_corrupt_batch_reaches_no_further_than_the_log(reach: int, given_up: l
     assert fetched.take(1) == []
 
 
+def test_a_corrupt_batch_reaches_no_further_than_the_next_one() -> None:
+    """A header that claims too much costs no records of others."""
+    corrupt = broken(batch([(2, 0, None, None, ()), (2**31, 0, None, b"x", ())]))
+    fetched = FetchedRecords(corrupt + batch(plain(5, 2)), 2, None)
+    with pytest.raises(CorruptBatchError):
+        fetched.take(1)
+    assert [piece.offset for piece in fetched.give_up(10_000) if isinstance(piece, Unread)] == [2, 3, 4]
+    assert _records(_drained(fetched)) == plain(5, 2)
+
+
 @pytest.mark.parametrize("raw", [batch(plain(3, 1))[:-1], b"\x00" * 40, b"x"])
 def test_an_answer_without_a_whole_batch_is_corrupt(raw: bytes) -> None:
     """Brokers send at least one whole batch; asking again for ever would stand still."""

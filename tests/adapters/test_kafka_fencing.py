@@ -21,8 +21,10 @@ from worker.adapters import kafka_fencing
 from worker.adapters.kafka_fencing import (
     MemberFencedError,
     Stamp,
+    UnstableOffsetsError,
     check_client,
     committed_offsets,
+    discard,
     fence,
     note_poll,
     require_fencing,
@@ -258,11 +260,33 @@ async def test_offsets_in_doubt_are_asked_again(monkeypatch: pytest.MonkeyPatch,
     assert member.deaths == 2 * deaths
 
 
-async def test_offsets_that_stay_in_doubt_are_an_error() -> None:
-    """The wait is bounded, and the error says who can end it."""
-    with pytest.raises(BrokerError) as caught:
+async def test_offsets_that_stay_in_doubt_are_asked_for_later() -> None:
+    """The wait is bounded, and the error one that passes."""
+    with pytest.raises(UnstableOffsetsError) as caught:
         await _stable(_Member([(0, {0: (-1, 88), 1: (-1, 0)})]), timeout_s=-1.0)
-    assert caught.value.problems[0].code == "unstable_offsets"
+    assert caught.value.retriable
+
+
+async def test_a_discarded_producer_waits_for_nothing() -> None:
+    """Its sender ends as soon as the requests do, which fail with their connections."""
+    failed = asyncio.Event()
+
+    async def send() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await failed.wait()
+
+    async def close() -> None:
+        failed.set()
+
+    sending = asyncio.create_task(send())
+    producer = SimpleNamespace(_sender=SimpleNamespace(sender_task=sending), client=SimpleNamespace(close=close))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(20):
+        await discard(producer)
+    assert sending.done()
+    assert producer._closed
 
 
 async def test_a_final_answer_is_aiokafkas_error() -> None:

@@ -252,6 +252,19 @@ async def test_a_position_that_is_gone_is_told(client: _Client, make_loop: MakeL
     assert (await client.request(2)).asked == {A: 0, B: 0}
 
 
+async def test_what_was_fetched_before_a_gap_is_taken_first(client: _Client, make_loop: MakeLoop) -> None:
+    """Deleted behind what is fetched already: that is handed out before the partition is said to be out of range."""
+    loop = make_loop()
+    loop.read(A, 4)
+    loop.take(set(), 1)
+    (await client.request(0)).reply((A, batch(plain(4, 2))))
+    (await client.request(1)).reply(codes={A: OFFSET_OUT_OF_RANGE})
+    await loop.wait(TIMEOUT_S)
+    assert loop.out_of_range == set()
+    assert _offsets(loop.take({A}, 10)) == [(0, 4), (0, 5)]
+    assert loop.out_of_range == {A}
+
+
 async def test_what_nobody_can_cure_is_raised(client: _Client, make_loop: MakeLoop) -> None:
     """A topic that may not be read ends the wait at once, and every take."""
     loop = make_loop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable, Mapping
+from types import SimpleNamespace
 from typing import Literal
 
 import pytest
@@ -12,6 +13,7 @@ from aiokafka import errors as kafka
 
 from worker.adapters import kafka_source
 from worker.adapters.kafka_batches import Columns, Piece, Unread
+from worker.adapters.kafka_fencing import UnstableOffsetsError
 from worker.adapters.kafka_source import KafkaSource, Polled, Unreadable
 from worker.core.records import Span, TopicPartition
 from worker.errors import BrokerError
@@ -22,7 +24,13 @@ SECTION = KafkaSection(bootstrap_servers=("127.0.0.1:1",), group_id="group", inp
 
 
 class _Consumer:
-    """Knows where the partition begins and ends."""
+    """Knows where the partition begins and ends; notes what is committed."""
+
+    def __init__(self) -> None:
+        self.commits: list[dict[ClientPartition, int]] = []
+
+    async def commit(self, offsets: dict[ClientPartition, int]) -> None:
+        self.commits.append(offsets)
 
     async def beginning_offsets(self, tps: Iterable[ClientPartition]) -> dict[ClientPartition, int]:
         return dict.fromkeys(tps, 0)
@@ -37,6 +45,8 @@ class _Fetch:
     def __init__(self) -> None:
         self.positions: dict[TopicPartition, int] = {}
         self.out_of_range: set[TopicPartition] = set()
+        self.leaderless: set[TopicPartition] = set()
+        self.ends: dict[TopicPartition, int] = {}
         self.may_answer = True
         self.unread: int | None = None
         self.asked, self.go_on = asyncio.Event(), asyncio.Event()
@@ -50,6 +60,15 @@ class _Fetch:
 
     def position(self, tp: TopicPartition) -> int | None:
         return self.positions.get(tp)
+
+    def has_leader(self, tp: TopicPartition) -> bool:
+        return tp not in self.leaderless
+
+    def end(self, tp: TopicPartition) -> int | None:
+        return self.ends.get(tp)
+
+    def ends_at(self, tp: TopicPartition, end: int) -> None:
+        self.ends[tp] = end
 
     def take(self, tps: Collection[TopicPartition], max_records: int) -> list[tuple[TopicPartition, Piece]]:
         if TP not in self.positions or TP not in tps or not self.may_answer:
@@ -69,9 +88,11 @@ class _Fetch:
         await self.go_on.wait()
 
 
-async def _committed(*_: object, stable: bool) -> dict[TopicPartition, int]:
+async def _committed(
+    _client: object, _group: str, tps: list[TopicPartition], _within_s: float, *, stable: bool
+) -> dict[TopicPartition, int | None]:
     assert not stable
-    return {TP: 3}
+    return dict.fromkeys(tps, 3)
 
 
 class _Owner:
@@ -154,17 +175,143 @@ async def test_a_record_that_nobody_can_read_is_known_by_its_coordinates(parts: 
     assert _offsets(await source.poll_one(TP)) == [(1, 6)]
 
 
-async def test_a_position_that_is_gone_is_found_anew_by_policy(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The log begins behind it by now: reading goes on at the beginning, as a new assignment."""
+def _at(monkeypatch: pytest.MonkeyPatch, **offsets: int) -> None:
+    """Have the partition begin, or end, elsewhere."""
+    for name, offset in offsets.items():
+
+        async def answer(
+            _self: object, tps: Iterable[ClientPartition], offset: int = offset
+        ) -> dict[ClientPartition, int]:
+            return dict.fromkeys(tps, offset)
+
+        monkeypatch.setattr(_Consumer, f"{name}_offsets", answer)
+
+
+async def test_a_position_that_was_deleted_is_a_gap(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading goes on where the log begins by now, and what was read before keeps its assignment: it is not lost."""
     source, fetch, owner = parts
-
-    async def later(_self: object, tps: Iterable[ClientPartition]) -> dict[ClientPartition, int]:
-        return dict.fromkeys(tps, 50)
-
-    monkeypatch.setattr(_Consumer, "beginning_offsets", later)
+    _at(monkeypatch, beginning=50)
     fetch.out_of_range.add(TP)
-    assert _offsets(await source.poll(1, 0)) == [(2, 50)]
+    assert _offsets(await source.poll(1, 0)) == [(1, 50)]
     assert owner.resets == [(TP, 50, "out_of_range")]
+
+
+async def test_offsets_that_go_back_are_a_new_assignment(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log ends before it by now: what is in flight would be settled under offsets that mean other records."""
+    source, fetch, owner = parts
+    _at(monkeypatch, end=4)
+    fetch.out_of_range.add(TP)
+    assert _offsets(await source.poll(1, 0)) == [(2, 0)]
+    assert owner.resets == [(TP, 0, "out_of_range")]
+
+
+@pytest.mark.parametrize(("taken", "commits"), [(True, []), (False, [{ClientPartition(*TP): 100}])])
+async def test_what_is_skipped_by_policy_is_committed_unless_records_are_in_flight(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch, *, taken: bool, commits: list[dict[ClientPartition, int]]
+) -> None:
+    """Committed past records that are not settled yet, a crash would lose them."""
+    source, fetch, owner = parts
+    monkeypatch.setattr(source, "_section", SECTION.model_copy(update={"auto_offset_reset": "latest"}))
+    if not taken:
+        source.rewind(owner.assigned([TP]))
+        fetch.may_answer = False
+        fetch.go_on.set()
+        await source.poll(1, 0)
+        fetch.may_answer = True
+    _at(monkeypatch, beginning=50)
+    fetch.out_of_range.add(TP)
+    assert [at for _, at in _offsets(await source.poll(1, 0))] == [100]
+    assert source._client.commits == commits
+
+
+async def test_a_committed_offset_is_taken_at_its_word(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind an open transaction the stable end is before it, which is no reason to begin anew."""
+    source, _, owner = parts
+    _at(monkeypatch, end=1)
+    source.rewind(owner.assigned([TP]))
+    assert _offsets(await source.poll(1, 0)) == [(2, 3)]
+    assert owner.resets == []
+
+
+async def test_a_partition_without_a_leader_keeps_no_other_waiting(parts: Parts) -> None:
+    """Its position is looked for once there is one; until then the worker is not ready, and reads the others."""
+    source, fetch, _ = parts
+    other = TopicPartition("in", 1)
+    fetch.leaderless.add(other)
+    await source.on_partitions_assigned([ClientPartition(*TP), ClientPartition(*other)])
+    assert _offsets(await source.poll(1, 0)) == [(2, 3)]
+    waiting = source.resolving
+    fetch.leaderless.clear()
+    await source.poll(1, 0)
+    assert (waiting, source.resolving) == (True, False)
+    assert fetch.positions[other] == 3
+
+
+async def test_offsets_in_doubt_cost_polls_and_in_the_end_the_worker(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The poll loop turns while a transaction holds them; longer than it may last, somebody has to look."""
+    source, _, owner = parts
+    now = asyncio.get_running_loop().time()
+
+    async def unstable(*_: object, stable: bool) -> dict[TopicPartition, int | None]:
+        assert stable
+        raise UnstableOffsetsError
+
+    monkeypatch.setattr(kafka_source, "committed_offsets", unstable)
+    monkeypatch.setattr(source, "_stable_within_s", 40.0)
+    monkeypatch.setattr(kafka_source, "asyncio", SimpleNamespace(get_running_loop=lambda: SimpleNamespace(time=clock)))
+    source.rewind(owner.assigned([TP]))
+    fetch = source._fetch
+    monkeypatch.setattr(fetch, "wait", _no_wait)
+
+    def clock() -> float:
+        return now
+
+    assert await source.poll(1, 0) == []
+    now += 40.0
+    assert await source.poll(1, 0) == []
+    now += 1.0
+    with pytest.raises(BrokerError) as caught:
+        await source.poll(1, 0)
+    assert caught.value.problems[0].code == "unstable_offsets"
+
+
+async def _no_wait(timeout_s: float) -> None:
+    assert timeout_s >= 0
+
+
+async def test_a_partition_that_stops_during_the_wait_is_not_taken(parts: Parts) -> None:
+    """What the brakes stop while records are waited for is left for the canary."""
+    source, fetch, _ = parts
+    stopped: list[TopicPartition] = []
+    source.stopped = lambda: stopped
+    fetch.may_answer = False
+    polling = asyncio.create_task(source.poll(2, 0))
+    await fetch.asked.wait()
+    stopped.append(TP)
+    fetch.may_answer = True
+    fetch.go_on.set()
+    assert await polling == []
+    assert _offsets(await source.poll_one(TP)) == [(1, 5)]
+
+
+async def test_what_is_not_read_is_asked_for_its_end(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lag of a stopped partition follows the log; where nobody answers, it stays as it was."""
+    source, fetch, _ = parts
+    fetch.ends[TP] = 10
+    await source.renew_ends(1.0)
+    assert source.lag({TP: 5}) == {TP: 5}
+    source.stopped = lambda: [TP]
+    await source.renew_ends(1.0)
+    assert source.lag({TP: 5}) == {TP: 95}
+
+    async def silent(_self: object, _tps: Iterable[ClientPartition]) -> dict[ClientPartition, int]:
+        raise kafka.KafkaTimeoutError
+
+    monkeypatch.setattr(_Consumer, "end_offsets", silent)
+    await source.renew_ends(1.0)
+    assert source.lag({TP: 5}) == {TP: 95}
 
 
 @pytest.mark.parametrize("error", [kafka.GroupAuthorizationFailedError, kafka.TopicAuthorizationFailedError])

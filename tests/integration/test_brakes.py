@@ -75,6 +75,26 @@ def test_bad_records_stop_their_partition_until_the_operator_resumes_it(
     assert worker.stop() == 0
 
 
+def test_the_lag_of_a_stopped_partition_grows_with_it(
+    tmp_path: Path, kafka: KafkaBroker, worker_process: StartWorker
+) -> None:
+    """What comes in while nothing is read shows in the lag, also once more is waiting than is fetched ahead."""
+    worker = worker_process(braked(tmp_path, None))
+    source = worker.config["kafka"]["input_topics"][0]
+    large = encoded({"id": "x" * 1000})
+    kafka.client.produce(source, [large] * BAD)
+    worker.wait_event("brakes_stopped")
+    kafka.client.produce(source, [large] * GOOD)
+    where = f'{{partition="0",topic="{source}"}}'
+
+    def counted() -> float:
+        found = worker.metrics()
+        return found[f"headrace_offset_committable{where}"] + found[f"headrace_consumer_lag_records{where}"]
+
+    wait_until(lambda: counted() == BAD + GOOD, timeout_s=20, what=lambda: f"{counted()}, not {BAD + GOOD}")
+    assert worker.stop() == 0
+
+
 @pytest.mark.parametrize("guarantee", ["at_least_once", "exactly_once"])
 def test_a_canary_that_is_scored_resumes_the_partition(
     tmp_path: Path, kafka: KafkaBroker, worker_process: StartWorker, guarantee: str

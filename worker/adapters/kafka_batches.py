@@ -142,6 +142,8 @@ class FetchedRecords:
         if self._batches:
             batch = self._batches.popleft()
             self._at += _length(self.raw, self._at)
+            # What the batch says of its reach may be what is corrupt.
+            end = min(end, self._batches[0].base_offset) if self._batches else end
             stop = max(stop, min(batch.next_offset, end))
         self._illegible = False
         self.next_offset = stop

@@ -9,7 +9,7 @@ older broker is an error and never an unfenced commit.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import structlog
@@ -49,7 +49,14 @@ class MemberFencedError(kafka.KafkaError):  # type: ignore[misc] # aiokafka ship
 
     def __init__(self, code: int) -> None:
         self.code = code
+        self.by_group = code in _FENCED
         super().__init__(f"offset commit refused with code {code} ({_FENCED.get(code, 'unexpected')})")
+
+
+class UnstableOffsetsError(kafka.KafkaError):  # type: ignore[misc] # aiokafka ships no types
+    """A transaction that has not ended yet holds the committed offsets."""
+
+    retriable = True
 
 
 class Stamp(NamedTuple):
@@ -143,7 +150,7 @@ async def committed_offsets(
 
     aiokafka's own question takes a coordinator that has just moved, and answers with an error for the whole group,
     for one without offsets: the group would begin anew. Raises what aiokafka raises, also when the coordinator has
-    no answer within ``within_s``; BrokerError when a transaction holds the offsets longer than that.
+    no answer within ``within_s``; UnstableOffsetsError when a transaction holds the offsets longer than that.
     """
     topics: dict[str, list[int]] = {}
     for tp in tps:
@@ -163,7 +170,7 @@ async def committed_offsets(
         if codes & {14, 15, 16}:
             consumer._coordinator.coordinator_dead()
         if asyncio.get_running_loop().time() > deadline:
-            raise _undecided(group, codes, within_s)
+            raise UnstableOffsetsError if _UNSTABLE_OFFSET in codes else kafka.for_code(min(codes - {0}))
         await asyncio.sleep(_BACKOFF_S)
 
 
@@ -178,14 +185,11 @@ def _offsets_and_codes(response: Any, *, stable: bool) -> tuple[dict[TopicPartit
     return offsets, codes
 
 
-def _undecided(group: str, codes: set[int], within_s: float) -> Exception:
-    """The error of offsets that nobody told in time."""
-    if _UNSTABLE_OFFSET not in codes:
-        error: Exception = kafka.for_code(min(codes - {0}))()
-        return error
+def in_doubt(group: str, waited_s: float) -> BrokerError:
+    """The error of offsets that a transaction has held too long."""
     return BrokerError(
         Problem(
-            f"the committed offsets of group {group} stayed in doubt for {within_s:.0f} s",
+            f"the committed offsets of group {group} stayed in doubt for {waited_s:.0f} s",
             "an open transaction holds them; see Kafka's transactions tool, or wait for its timeout",
             code="unstable_offsets",
         )
@@ -256,13 +260,13 @@ def queue_batch(producer: AIOKafkaProducer, builder: BatchBuilder, tp: TopicPart
     return future
 
 
-def pack_batches(producer: AIOKafkaProducer) -> None:
-    """Make the producer send its batches in requests that we pack, and read the answers likewise."""
+def pack_batches(producer: AIOKafkaProducer, heard: Callable[[], None]) -> None:
+    """Make the producer send its batches in requests that we pack; each answer, also a refusal, is ``heard``."""
     sender = producer._sender
 
     async def send(node: int, batches: dict[ClientPartition, Any]) -> None:
         receive_directly(sender.client, node)
-        await _PackedProduceHandler(sender, batches).do(node)
+        await _PackedProduceHandler(sender, batches, heard).do(node)
         sender._in_flight.remove(node)
         sender._muted_partitions.difference_update(batches)
 
@@ -272,6 +276,10 @@ def pack_batches(producer: AIOKafkaProducer) -> None:
 class _PackedProduceHandler(kafka_sender.SendProduceReqHandler):  # type: ignore[misc]
     """aiokafka's handler of one request and its answer, but for the packing."""
 
+    def __init__(self, sender: Any, batches: dict[ClientPartition, Any], heard: Callable[[], None]) -> None:
+        super().__init__(sender, batches)
+        self._heard = heard
+
     def create_request(self) -> Produce:
         """The batches by topic."""
         topics: dict[str, list[tuple[int, bytes]]] = {}
@@ -279,11 +287,32 @@ class _PackedProduceHandler(kafka_sender.SendProduceReqHandler):  # type: ignore
             topics.setdefault(tp.topic, []).append((tp.partition, batch.get_data_buffer()))
         return Produce(self._sender._txn_manager.transactional_id, self._sender._request_timeout_ms, topics)
 
+    def handle_response(self, response: Any) -> None:
+        """Resolve the batches, or have those sent again that a fault of the brokers concerns."""
+        self._heard()
+        super().handle_response(response)
+
 
 def close_filled(builder: BatchBuilder, records: int) -> None:
     """Close a batch that ``compiled_append`` has filled with so many records."""
     builder._relative_offset = records
     builder.close()
+
+
+async def discard(producer: AIOKafkaProducer) -> None:
+    """Close a producer without sending what it still holds, or waiting for what it has sent.
+
+    Its own ``stop`` waits for all of it, which an idempotent producer sends again without end.
+    """
+    producer._closed = True
+    sending = None if producer._sender is None else producer._sender.sender_task
+    if sending is not None:
+        sending.cancel()
+    # The sender waits for its requests before it ends: they fail with their connections.
+    await producer.client.close()
+    if sending is not None:
+        await asyncio.wait([sending])
+        await producer.client.close()
 
 
 async def require_fencing(producer: AIOKafkaProducer) -> None:
@@ -317,7 +346,9 @@ _PRIVATE_NAMES = (
     (kafka_sender.Sender, "_find_coordinator"),
     (kafka_sender.Sender, "_coordinator_dead"),
     (kafka_sender.Sender, "_send_produce_req"),
+    (kafka_sender.Sender, "sender_task"),
     (kafka_sender.SendProduceReqHandler, "create_request"),
+    (kafka_sender.SendProduceReqHandler, "handle_response"),
     (MessageAccumulator, "_append_batch"),
     (AIOKafkaConnection, "_handle_frame"),
     (kafka_sender.TxnOffsetCommitHandler, "create_request"),

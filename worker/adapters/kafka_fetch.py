@@ -83,20 +83,19 @@ class FetchLoop:
         self._asked = asyncio.Event()
         self._silent: set[int] = set()
         self._failure: BaseException | None = None
-        self.out_of_range: set[TopicPartition] = set()
-        """Partitions that hold no record at their position any more; they are read on after ``read``."""
+        self._gone: set[TopicPartition] = set()
 
     # ---- what is read ------------------------------------------------------------------------------------
 
     def read(self, tp: TopicPartition, position: int) -> None:
         """Read a partition from ``position`` on, beginning with the next ``take``; drops what was fetched before."""
-        self.out_of_range.discard(tp)
+        self._gone.discard(tp)
         self._readings[tp] = _Reading(tp, position)
 
     def forget(self) -> None:
         """Nothing is read any more."""
         self._readings.clear()
-        self.out_of_range.clear()
+        self._gone.clear()
         for task in self._busy.values():
             task.cancel()
 
@@ -107,6 +106,18 @@ class FetchLoop:
             self._again.cancel()
         await asyncio.gather(*self._busy.values(), return_exceptions=True)
 
+    @property
+    def out_of_range(self) -> set[TopicPartition]:
+        """Partitions whose log does not reach their position, once all that was fetched before is taken.
+
+        They are read on after ``read``.
+        """
+        return {tp for tp in self._gone if not self._readings[tp].fetched}
+
+    def has_leader(self, tp: TopicPartition) -> bool:
+        """Whether a broker is known that can be asked about a partition."""
+        return self._client.cluster.leader_for_partition(tp) not in (None, -1)
+
     def position(self, tp: TopicPartition) -> int | None:
         """Where the next record to take is, or will be; None for a partition that is not read."""
         reading = self._readings.get(tp)
@@ -116,6 +127,11 @@ class FetchLoop:
         """The partition's end when its leader last answered."""
         reading = self._readings.get(tp)
         return None if reading is None else reading.end
+
+    def ends_at(self, tp: TopicPartition, end: int) -> None:
+        """The partition's end as somebody else heard it: one that is not taken from is hardly fetched."""
+        if (reading := self._readings.get(tp)) is not None:
+            reading.end = end
 
     def answered_at(self, tps: Iterable[TopicPartition]) -> float | None:
         """When a leader of these last answered, on the loop's clock, with or without records."""
@@ -188,7 +204,7 @@ class FetchLoop:
         read_from: set[int] = set()
         leaderless = False
         for tp, reading in self._readings.items():
-            if reading.under_way or reading.not_before > now or tp in self.out_of_range:
+            if reading.under_way or reading.not_before > now or tp in self._gone:
                 continue
             node = self._client.cluster.leader_for_partition(tp)
             if not reading.hungry:
@@ -277,7 +293,7 @@ class FetchLoop:
                 aborted = answer.aborted if self._committed_only else None
                 reading.fetched.append(FetchedRecords(answer.raw, reading.fetch_from, aborted))
         elif answer.error is kafka.OffsetOutOfRangeError:
-            self.out_of_range.add(reading.tp)
+            self._gone.add(reading.tp)
             self._wake()
         elif answer.error is kafka.TopicAuthorizationFailedError:
             raise answer.error(reading.tp.topic)

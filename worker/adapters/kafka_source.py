@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -17,8 +17,10 @@ from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitio
 from worker.adapters.kafka_batches import Columns, Piece
 from worker.adapters.kafka_fencing import (
     Stamp,
+    UnstableOffsetsError,
     client_of,
     committed_offsets,
+    in_doubt,
     note_poll,
     silence_fetcher,
     stamp_of,
@@ -94,18 +96,19 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
         self._section = section
         self._gather_s = gather_s
         self._owner = owner
-        self._stable = stable_within_s is not None
-        self._committed_within_s = COORDINATOR_WAIT_S if stable_within_s is None else stable_within_s
+        self._stable_within_s = stable_within_s
         self.stamp: Stamp | None = None
         """The membership that the partitions were assigned under."""
         self._epochs: dict[TopicPartition, int] = {}
         self._unresolved: set[TopicPartition] = set()
+        self._begun: set[TopicPartition] = set()
+        self._doubted_at: float | None = None
         self._consumer: AIOKafkaConsumer | None = None
         self._fetch: FetchLoop
         self.partition_limit: int | None = None
         """Partitions from this number on are held: assigned, but not read."""
-        self.stopped: Collection[TopicPartition] = ()
-        """Partitions that are assigned, but read by ``poll_one`` only."""
+        self.stopped: Callable[[], Collection[TopicPartition]] = tuple
+        """Tells which partitions are assigned, but read by ``poll_one`` only."""
         self.failure: BaseException | None = None
         """An exception of a rebalance callback, which aiokafka would only log."""
 
@@ -119,7 +122,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
     async def start(self) -> None:
         """Connect and join the group; raises what aiokafka raises, to be retried or explained by the caller."""
         section = self._section
-        isolation = "read_committed" if self._stable else section.isolation_level
+        isolation = section.isolation_level if self._stable_within_s is None else "read_committed"
         consumer = AIOKafkaConsumer(
             **connection_options(section),
             group_id=section.group_id,
@@ -167,15 +170,13 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
         tps = [TopicPartition(*tp) for tp in revoked]
         # Called before every assignment, the first included: aiokafka's fetcher waits until then.
         silence_fetcher(self._client)
-        self._unresolved.clear()
-        self._fetch.forget()
+        self._forget()
         try:
             await self._owner.revoked(tps)
         except Exception as error:  # noqa: BLE001 # aiokafka would log it and go on; the poll loop raises it instead
             self.failure = error
         # The owner may have rewound meanwhile, which asks for positions again.
-        self._unresolved.clear()
-        self._fetch.forget()
+        self._forget()
         self._epochs.clear()
 
     async def on_partitions_assigned(self, assigned: Iterable[ClientPartition]) -> None:
@@ -187,7 +188,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
             self._epochs = dict(self._owner.assigned([TopicPartition(*tp) for tp in assigned]))
         except Exception as error:  # noqa: BLE001 # as above
             self.failure = error
-        self._fetch.forget()
+        self._forget()
         self._unresolved = set(self._epochs)
 
     # ---- polling -----------------------------------------------------------------------------------------
@@ -221,11 +222,12 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
 
     def _readable(self) -> set[TopicPartition]:
         """Partitions that are assigned and not held back."""
-        return self._epochs.keys() - self.held().union(self.stopped)
+        return self._epochs.keys() - self.held().union(self.stopped())
 
     def _polled(self, tp: TopicPartition, piece: Piece) -> Polled:
         """Records as a span; one that nobody can read by its coordinates."""
         epoch = self._epochs[tp]
+        self._begun.add(tp)
         if isinstance(piece, Columns):
             return Span(tp, epoch, piece.offsets, piece.timestamps, piece.keys, piece.values, piece.headers)
         log.error("corrupt_record", topic=tp.topic, partition=tp.partition, offset=piece.offset)
@@ -235,47 +237,83 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
     # ---- positions ---------------------------------------------------------------------------------------
 
     async def _find_positions(self) -> None:
-        """Find where reading starts for the partitions that have no position yet, and read from there."""
+        """Find where reading starts for the partitions that have no position yet, and read from there.
+
+        A committed offset is taken at its word: the broker tells when it is read whether it is in range. One
+        without a leader is left for later, for it would keep the others waiting.
+        """
         self._unresolved |= self._fetch.out_of_range
-        epochs = dict(self._epochs)
-        tps = [tp for tp in self._unresolved if tp in epochs]
-        if not tps:
+        epochs = {tp: self._epochs[tp] for tp in self._unresolved & self._epochs.keys() if self._fetch.has_leader(tp)}
+        if not epochs:
             return
-        client = self._client
-        client_tps = [ClientPartition(*tp) for tp in tps]
         try:
-            committed = await committed_offsets(
-                client, self._section.group_id, tps, self._committed_within_s, stable=self._stable
-            )
-            begins, ends = await client.beginning_offsets(client_tps), await client.end_offsets(client_tps)
+            committed = await self._committed([tp for tp in epochs if self._fetch.position(tp) is None])
+            for tp in self._still(epochs).intersection(committed):
+                self._read(tp, committed[tp])
+            await self._start_by_policy({tp: epoch for tp, epoch in epochs.items() if tp not in committed})
         except (kafka.IllegalStateError, kafka.UnknownMemberIdError, kafka.IllegalGenerationError):
             return
         except kafka.KafkaError as error:
             if not error.retriable and not isinstance(error, kafka.KafkaTimeoutError):
                 raise broker_error(error, "reading committed offsets") from error
             log.warning("positions_unknown", error=type(error).__name__, detail=str(error))
+
+    async def _committed(self, tps: list[TopicPartition]) -> dict[TopicPartition, int]:
+        """Committed offsets of the partitions that have one; raises BrokerError where they stay in doubt too long."""
+        if not tps:
+            return {}
+        now = asyncio.get_running_loop().time()
+        try:
+            found = await committed_offsets(
+                self._client, self._section.group_id, tps, COORDINATOR_WAIT_S, stable=self._stable_within_s is not None
+            )
+        except UnstableOffsetsError as error:
+            self._doubted_at = now if self._doubted_at is None else self._doubted_at
+            if self._stable_within_s is not None and now - self._doubted_at > self._stable_within_s:
+                raise in_doubt(self._section.group_id, now - self._doubted_at) from error
+            raise
+        self._doubted_at = None
+        return {tp: offset for tp, offset in found.items() if offset is not None}
+
+    async def _start_by_policy(self, epochs: Mapping[TopicPartition, int]) -> None:
+        """Start where ``auto_offset_reset`` says: nothing is committed, or the log does not reach there any more."""
+        if not epochs:
             return
+        client_tps = [ClientPartition(*tp) for tp in epochs]
+        begins, ends = await self._client.beginning_offsets(client_tps), await self._client.end_offsets(client_tps)
         started_late: dict[TopicPartition, int] = {}
-        for tp, client_tp in zip(tps, client_tps, strict=True):
-            if self._epochs.get(tp) != epochs[tp]:
-                continue
-            begin, end = begins[client_tp], ends[client_tp]
+        for tp in self._still(epochs):
+            begin, end = begins[ClientPartition(*tp)], ends[ClientPartition(*tp)]
             position = self._fetch.position(tp)
-            position = committed[tp] if position is None else position
             if position is None or not begin <= position <= end:
                 position = self._by_policy(tp, position, begin, end)
-                if self._section.auto_offset_reset == "latest":
+                # What was taken before is not settled yet: its own commits will follow.
+                if self._section.auto_offset_reset == "latest" and tp not in self._begun:
                     started_late[tp] = position
-            self._fetch.read(tp, position)
-            self._unresolved.discard(tp)
+            self._read(tp, position)
         if started_late:
             await self.commit(started_late)
+
+    def _still(self, epochs: Mapping[TopicPartition, int]) -> set[TopicPartition]:
+        """Those of the partitions that are assigned as they were."""
+        return {tp for tp, epoch in epochs.items() if self._epochs.get(tp) == epoch}
+
+    def _read(self, tp: TopicPartition, position: int) -> None:
+        self._fetch.read(tp, position)
+        self._unresolved.discard(tp)
 
     def rewind(self, epochs: Mapping[TopicPartition, int]) -> None:
         """Read all assigned partitions again from their committed offsets, under new epochs."""
         self._epochs = dict(epochs)
-        self._fetch.forget()
+        self._forget()
         self._unresolved = set(self._epochs)
+
+    def _forget(self) -> None:
+        """Nothing is read, and nothing is known of what was."""
+        self._fetch.forget()
+        self._unresolved.clear()
+        self._begun.clear()
+        self._doubted_at = None
 
     def _by_policy(self, tp: TopicPartition, position: int | None, begin: int, end: int) -> int:
         """Where ``auto_offset_reset`` says to start; raises where it says to stop."""
@@ -295,8 +333,10 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
             )
         offset = begin if policy == "earliest" else end
         self._owner.offset_reset(tp, offset, "none_committed" if position is None else "out_of_range")
-        if self._fetch.position(tp) is not None:
+        if tp in self._begun and position is not None and offset < position:
+            # Offsets go back: what is in flight of them has another meaning now. Ahead there is only a gap.
             self._epochs |= self._owner.assigned([tp])
+            self._begun.discard(tp)
         return offset
 
     async def commit(self, offsets: Mapping[TopicPartition, int]) -> bool:
@@ -328,8 +368,25 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka s
         limit = self.partition_limit
         return set() if limit is None else {tp for tp in self._epochs if tp.partition >= limit}
 
+    async def renew_ends(self, within_s: float) -> None:
+        """Ask where the partitions end that are not read, so that their lag grows with them.
+
+        What is not answered within ``within_s`` keeps the end that was known.
+        """
+        tps = [tp for tp in self.held().union(self.stopped()) if self._fetch.position(tp) is not None]
+        if self._consumer is None or not tps:
+            return
+        try:
+            async with asyncio.timeout(within_s):
+                ends = await self._consumer.end_offsets([ClientPartition(*tp) for tp in tps])
+        except (kafka.KafkaError, TimeoutError) as error:
+            log.debug("ends_unknown", error=type(error).__name__, partitions=len(tps))
+            return
+        for tp, end in ends.items():
+            self._fetch.ends_at(TopicPartition(*tp), end)
+
     def lag(self, next_offsets: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
-        """Records between each partition's next offset to commit and its end, as far as the last fetch knows."""
+        """Records between each partition's next offset to commit and its end, as the broker last told it."""
         lag: dict[TopicPartition, int] = {}
         for tp in self._epochs:
             position, end = self._fetch.position(tp), self._fetch.end(tp)

@@ -153,7 +153,7 @@ class FakeSource:
         self._positions: dict[TopicPartition, int] = {}
         self._turns: list[TopicPartition] = []
         self.partition_limit: int | None = None
-        self.stopped: Collection[TopicPartition] = ()
+        self.stopped: Callable[[], Collection[TopicPartition]] = tuple
         self.resolving = False
         self.failure: BaseException | None = None
         self.started = False
@@ -260,6 +260,7 @@ class FakeSink:
         self._failed = failed
         self._unacknowledged: dict[TopicPartition, deque[tuple[Parcel, dict[int, Refusal]]]] = {}
         self.rebuilds = 0
+        self.heard_at = 0.0
         self.started = False
         broker.attach(self)
 
