@@ -6,15 +6,17 @@ import asyncio
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as distribution_version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from aiokafka.partitioner import murmur2
@@ -126,6 +128,28 @@ def _signals(stop: asyncio.Event, release_brakes: Callable[[], None]) -> Iterato
             loop.remove_signal_handler(number)
 
 
+_T = TypeVar("_T")
+
+
+async def on_daemon_thread(work: Callable[[], _T], name: str) -> _T:
+    """The result of ``work`` from a thread of its own, which ends with the process however long it takes.
+
+    ``asyncio.to_thread`` would keep the loop from closing until it is through.
+    """
+    done: Future[_T] = Future()
+
+    def run() -> None:
+        if not done.set_running_or_notify_cancel():
+            return
+        try:
+            done.set_result(work())
+        except BaseException as error:  # noqa: BLE001 # raised where the result is awaited
+            done.set_exception(error)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return await asyncio.wrap_future(done)
+
+
 class Worker:
     """One life: load, connect, join, run, drain."""
 
@@ -191,9 +215,9 @@ class Worker:
             await asyncio.gather(poll, return_exceptions=True)
 
     async def _load(self) -> Scorer:
-        """Load in a thread: the probes answer and the loop turns meanwhile."""
+        """Load in a thread: the probes answer and the loop turns meanwhile, and a stop need not wait for it."""
         begun = time.monotonic()
-        scorer = await asyncio.to_thread(load_scorer, self._settings)
+        scorer = await on_daemon_thread(lambda: load_scorer(self._settings), "load")
         took_s = time.monotonic() - begun
         bundle, model, metrics = scorer.bundle, scorer.model, self._metrics
         self._tell_provider(scorer)
@@ -201,8 +225,8 @@ class Worker:
         metrics.gauge(M.MODEL_READY, 1)
         metrics.gauge(M.MODEL_LOAD_DURATION, took_s)
         labels = {"model": bundle.name, "version": bundle.version, "sha256": bundle.sha256}
-        metrics.gauge(M.MODEL_INFO, 1, **labels, provider=model.provider, precision="")
-        metrics.gauge(M.BUILD_INFO, 1, version=__version__, commit="", ort=_runtime_version(), cuda="")
+        metrics.gauge(M.MODEL_INFO, 1, **labels, provider=model.provider)
+        metrics.gauge(M.BUILD_INFO, 1, version=__version__, ort=_runtime_version())
         for topic in self._settings.kafka.input_topics:
             metrics.declare(M.RECORDS_CONSUMED, topic=topic)
             metrics.declare(M.RECORDS_DEAD_LETTERED, topic=topic)

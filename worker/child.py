@@ -42,15 +42,17 @@ class Child:
     """When it last said that it lives."""
 
     def ask(self, path: str) -> bytes | None:
-        """The body of a page of its probes; None without an answer in time. Blocking."""
+        """The body of a page of its probes; None where it has none, or does not answer in time. Blocking."""
         connection = http.client.HTTPConnection(LOOPBACK, self.port, timeout=ASK_TIMEOUT_S)
         try:
             connection.request("GET", path)
-            return connection.getresponse().read()
+            answer = connection.getresponse()
+            body = answer.read()
         except (OSError, http.client.HTTPException):
             return None
         finally:
             connection.close()
+        return body if answer.status == http.client.OK else None
 
     def refresh(self, now: float) -> None:
         """Read its status. Blocking, for ``ASK_TIMEOUT_S`` at most."""

@@ -34,7 +34,8 @@ POLL_TIMEOUT_S = 0.2
 """How long a poll waits for the first record; new records end the wait at once."""
 
 FINAL_COMMIT_TIMEOUT_S = 5.0
-"""Part of a drain that is kept for its commit."""
+COMMIT_SHARE = 1 / 3
+"""What is kept of a drain for its commit: so long, but no larger share of it."""
 
 CLOSE_TIMEOUT_S = 2.0
 """Leaving the group and hanging up take milliseconds when the brokers answer; when they do not, waiting is in vain."""
@@ -61,11 +62,13 @@ class Driver:
         else:
             self.source = KafkaSource(settings.kafka, self, gather_s)
             self.sink = KafkaSink(settings.kafka, self._delivered, self.fail)
+        self.source.stopped = pipeline.brakes.stopped
         self.failed: asyncio.Future[None] = self._loop.create_future()
         self._moved = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._commits: set[asyncio.Task[None]] = set()
         self.draining = False
+        self._revoking = False
         self._given_up = 0
         self.assigned_once = False
         self.polled_at = self._roomless_at = self.moved_at = self._loop.time()
@@ -87,8 +90,11 @@ class Driver:
         self._pipeline.revocation_began(begun)
         self._pump()
         bound_s = min(self._settings.drain.timeout_s, 0.5 * self._settings.kafka.rebalance_timeout_s)
-        drained = await self._settled(max(0.0, bound_s - FINAL_COMMIT_TIMEOUT_S))
-        committed = await self._final_commit(FINAL_COMMIT_TIMEOUT_S)
+        self._revoking = True
+        try:
+            drained, committed = await self._finished(bound_s)
+        finally:
+            self._revoking = False
         abandoned = self._pipeline.partitions_revoked(tps)
         if isinstance(self.sink, TransactionalSink):
             self.sink.abandon()
@@ -128,7 +134,6 @@ class Driver:
     async def _poll(self, max_records: int) -> list[Polled]:
         """One record of each partition that the brakes try again, and records of those that they do not stop."""
         brakes = self._pipeline.brakes
-        self.source.stopped = brakes.stopped()
         tried: list[Polled] = []
         for tp in brakes.due(self._loop.time())[:max_records]:
             tried += await self.source.poll_one(tp)
@@ -209,6 +214,8 @@ class Driver:
         now = self.moved_at = self._loop.time()
         self._pipeline.parcel_delivered(parcel, refused, now)
         self._recorder.delivered(parcel, len(refused), now - parcel.sent_at)
+        if isinstance(self.sink, TransactionalSink) and self._pipeline.starved:
+            self.sink.cut()
         self._pump()
 
     def fail(self, error: BaseException) -> None:
@@ -278,6 +285,13 @@ class Driver:
 
     # ---- endings -----------------------------------------------------------------------------------------
 
+    async def _finished(self, timeout_s: float) -> tuple[bool, bool]:
+        """Settle what is in flight and commit it, both within the time; returns whether each came to its end."""
+        deadline = self._loop.time() + timeout_s
+        for_commit_s = min(FINAL_COMMIT_TIMEOUT_S, timeout_s * COMMIT_SHARE)
+        settled = await self._settled(timeout_s - for_commit_s)
+        return settled, await self._final_commit(min(FINAL_COMMIT_TIMEOUT_S, deadline - self._loop.time()))
+
     async def _settled(self, timeout_s: float) -> bool:
         """Wait until nothing is in flight; False when the time is over or the pipeline has failed."""
         deadline = self._loop.time() + timeout_s
@@ -297,14 +311,16 @@ class Driver:
         """Commit all that is settled, now; False when the broker did not take it in time."""
         if isinstance(self.sink, TransactionalSink):
             return await self._finish_transaction(self.sink, timeout_s)
-        for task in list(self._commits):
-            await asyncio.wait([task], timeout=timeout_s)
+        begun = self._loop.time()
+        if self._commits:
+            await asyncio.wait(self._commits, timeout=timeout_s)
         commit = self._pipeline.final_commit()
         if commit is None:
             return True
+        left = timeout_s - (self._loop.time() - begun)
         begun = self._loop.time()
         try:
-            done = await asyncio.wait_for(self.source.commit(commit.offsets), timeout_s)
+            done = await asyncio.wait_for(self.source.commit(commit.offsets), left)
         except TimeoutError:
             log.error("final_commit_timed_out", partitions=len(commit.offsets))
             return False
@@ -352,7 +368,8 @@ class Driver:
         if self.draining and not fenced:
             self._given_up += self._pipeline.uncommitted_records
         self._pipeline.partitions_revoked(tps)
-        if not self.draining and tps:
+        # While partitions are being taken away nothing is read again: admission stays closed.
+        if tps and not self.draining and not self._revoking:
             self.source.rewind(self._pipeline.partitions_assigned(tps, self._loop.time()))
         self._pump()
 
@@ -363,11 +380,9 @@ class Driver:
     async def drain(self, timeout_s: float) -> int:
         """Finish what is in flight and commit it; returns how many of our records stay uncommitted."""
         self.draining = True
-        deadline = self._loop.time() + timeout_s
         self._pipeline.drain_requested(self._loop.time())
         self._pump()
-        await self._settled(max(0.0, timeout_s - FINAL_COMMIT_TIMEOUT_S))
-        await self._final_commit(max(1.0, min(FINAL_COMMIT_TIMEOUT_S, deadline - self._loop.time())))
+        await self._finished(timeout_s)
         return self._pipeline.uncommitted_records + self._given_up
 
     def oldest_in_flight_s(self) -> float:

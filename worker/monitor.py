@@ -56,7 +56,7 @@ class Monitor:
         self._parts: tuple[Pipeline, Driver, Recorder] | None = None
         self._model: dict[str, object] = {}
         self._beat_at = time.monotonic()
-        self._reached_at = time.monotonic()
+        self._reached_at = self._reached_first_at = time.monotonic()
         self._probed_at = -PROBE_INTERVAL_S
         self._stuck = ""
         self._still = False
@@ -112,7 +112,7 @@ class Monitor:
             poll_age = self._poll_age(driver)
             if poll_age > POLL_LIMIT_S and self.reachable and driver.assigned_once and not driver.draining:
                 return f"the poll loop has not polled for {poll_age:.0f} s although the broker answers"
-            idle_s = time.monotonic() - max(driver.moved_at, self._reached_first_at)
+            idle_s = time.monotonic() - max(driver.moved_at, driver.sink.heard_at, self._reached_first_at)
             if idle_s > PROGRESS_LIMIT_S and pipeline.in_flight() and self.reachable and not driver.draining:
                 count = pipeline.in_flight()
                 return f"{count} records are in flight and none has moved for {idle_s:.0f} s"
@@ -206,6 +206,7 @@ class Monitor:
             if self.reachable != was_reachable:
                 was_reachable = self.reachable
                 log.log(20 if was_reachable else 40, "broker_answers" if was_reachable else "broker_silent")
+            await self._parts[1].source.renew_ends(REACH_INTERVAL_S)
             await self._look_for_stuck_client(*self._parts[:2])
 
     async def _look_for_stuck_client(self, pipeline: Pipeline, driver: Driver) -> None:
@@ -255,7 +256,7 @@ class Monitor:
         partitions: dict[str, dict[str, int]] = {}
         assigned: dict[str, int] = dict.fromkeys(self._settings.kafka.input_topics, 0)
         now_ms, newest_ms = time.time() * 1000, pipeline.newest_ms()
-        metrics.gauge(M.CONSUMER_PAUSED_PARTITIONS, len(driver.source.held().union(driver.source.stopped)))
+        metrics.gauge(M.CONSUMER_PAUSED_PARTITIONS, len(driver.source.held().union(driver.source.stopped())))
         for tp, standing in pipeline.standings().items():
             assigned[tp.topic] = assigned.get(tp.topic, 0) + 1
             self._publish_partition(tp, standing, lag.get(tp, 0))
@@ -314,8 +315,6 @@ class Monitor:
     def _count_tally(self, pipeline: Pipeline, driver: Driver) -> None:
         """The pipeline's own counts, as counters."""
         tally, metrics = pipeline.tally, self._metrics
-        if driver.sink.rebuilds > metrics.value(M.PRODUCER_REBUILDS):
-            driver.moved_at = time.monotonic()  # the sink tries, and hears why it fails
         for metric, total, labels in (
             (M.RECORDS_SKIPPED, tally.skipped, {"reason": "tombstone"}),
             (M.STALE_RECORDS, tally.stale_rows, {}),

@@ -16,8 +16,37 @@ from tests.adapters.fake_cuda import Device, Node, install
 from tests.adapters.onnx_builders import row_sum, write_bundle
 from worker.adapters.bundle import load_bundle
 from worker.adapters.onnx_race import open_candidates
-from worker.app import Scorer, Worker
+from worker.app import Scorer, Worker, on_daemon_thread
 from worker.telemetry import M, Metrics
+
+
+def test_a_stop_does_not_wait_for_what_a_daemon_thread_does() -> None:
+    """The loop ends at once, and what comes of the work later is dropped."""
+    begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> int:
+        begun.set()
+        go_on.wait(20)
+        ended.set()
+        return 1
+
+    async def stopped() -> None:
+        task = asyncio.create_task(on_daemon_thread(work, "work"))
+        await asyncio.to_thread(begun.wait, 20)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(stopped())
+    assert not ended.is_set()
+    go_on.set()
+    assert ended.wait(20)
+
+
+async def test_a_daemon_thread_gives_its_result_or_its_error() -> None:
+    """Both arrive where they are awaited."""
+    assert await on_daemon_thread(lambda: 5, "work") == 5
+    with pytest.raises(ZeroDivisionError):
+        await on_daemon_thread(lambda: 1 // 0, "work")
 
 
 def _scorer(folder: Path, providers: Any) -> Scorer:

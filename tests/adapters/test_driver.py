@@ -176,6 +176,34 @@ async def test_a_drain_that_cannot_commit_tells_how_much_is_left(rig: StartRig) 
     assert one.committed() == 2
 
 
+async def test_a_short_drain_has_time_for_what_is_in_flight(rig: StartRig) -> None:
+    """A part of it is kept for the commit, never all of it."""
+    model = FakeModel()
+    model.gate.clear()
+    one = await rig(model)
+    one.feed([b"1"] * 30)
+    await one.until(lambda: one.pipeline.in_flight() == 30)
+    drain = asyncio.create_task(one.driver.drain(3.0))
+    await one.until(lambda: one.driver.draining)
+    model.gate.set()
+    assert await drain == 0
+    assert one.committed() == 30
+
+
+async def test_nothing_is_admitted_anew_while_partitions_are_taken_away(rig: StartRig) -> None:
+    """A transaction that is aborted meanwhile drops what it held, and leaves the rest to the next owner."""
+    one = await rig()
+    one.broker.withhold_acks(TopicPartition("out", 0))
+    one.feed([b"1", b"2", b"3"])
+    await one.until(lambda: one.pipeline.in_flight() == 3)
+    revoked = asyncio.create_task(one.driver.revoked([A, B, C]))
+    await one.until(lambda: one.driver._revoking)
+    one.driver.transaction_aborted(fenced=False)
+    assert (one.pipeline.room(), one.pipeline.partitions()) == (0, [])
+    await revoked
+    assert one.pipeline.in_flight() == 0
+
+
 async def test_a_rebalance_finishes_and_commits_before_it_lets_go(rig: StartRig) -> None:
     """What was in flight is delivered and committed; the next assignment reads on without a repeat."""
     one = await rig()

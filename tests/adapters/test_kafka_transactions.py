@@ -80,8 +80,9 @@ class _Producer:
 
     def __init__(self, cluster: _Cluster, options: Mapping[str, Any]) -> None:
         self._cluster = cluster
-        self._sender = SimpleNamespace()
-        self.client = SimpleNamespace(cluster=SimpleNamespace(partitions_for_topic=lambda _topic: None))
+        self._sender = SimpleNamespace(sender_task=None)
+        nowhere = SimpleNamespace(partitions_for_topic=lambda _topic: None)
+        self.client = SimpleNamespace(cluster=nowhere, close=self.stop)
         self.options = options
         self.values: Values = []
         self.offsets: dict[str, int] = {}
@@ -264,6 +265,19 @@ async def test_the_interval_ends_a_transaction(cluster: _Cluster, hasty: _Owner)
     assert (hasty.aborts, hasty.failures, hasty.sink.rebuilds) == ([], [], 0)
 
 
+async def test_a_cut_ends_a_transaction_at_once(cluster: _Cluster, owner: _Owner) -> None:
+    """Long before its interval is over; the next one lasts as long as any."""
+    owner.send([b"a"])
+    await owner.until(lambda: owner.acknowledged == 1)
+    owner.sink.cut()
+    await owner.until(lambda: owner.committed == 1)
+    owner.send([b"b"])
+    await owner.until(lambda: owner.acknowledged == 2)
+    assert [values for values, _, _ in cluster.commits] == [[b"a"]]
+    await _finish(owner)
+    assert [values for values, _, _ in cluster.commits] == [[b"a"], [b"b"]]
+
+
 async def test_what_comes_while_it_is_open_enters_it(cluster: _Cluster, owner: _Owner) -> None:
     """Within the interval nothing is committed, although it is sent and acknowledged; then all of it at once."""
     owner.send([b"a"])
@@ -335,7 +349,7 @@ async def test_outputs_without_offsets_are_committed(cluster: _Cluster, owner: _
     owner.send([b"a"])
     await owner.until(lambda: owner.acknowledged == 1)
     owner.committed, owner.stamp = 1, None
-    owner.sink._finish.set()
+    owner.sink.cut()
     await owner.until(lambda: bool(cluster.commits))
     assert cluster.commits == [([b"a"], {}, None)]
 
@@ -378,9 +392,10 @@ async def test_nothing_is_sent_before_the_start() -> None:
         ("batch", kafka.RequestTimedOutError(), False),
         ("batch", kafka.OutOfOrderSequenceNumber(), False),
         ("offsets", MemberFencedError(22), True),
+        ("offsets", MemberFencedError(49), False),
         ("offsets", kafka.UnknownMemberIdError(), True),
         ("offsets", kafka.KafkaError("sender is gone"), False),
-        ("commit", kafka.ProducerFenced(), True),
+        ("commit", kafka.ProducerFenced(), False),
         ("commit", kafka.RequestTimedOutError(), False),
     ],
 )
@@ -472,12 +487,12 @@ async def test_a_transaction_that_the_brokers_never_end_gives_way_to_a_new_id(
     gate = cluster.close_gate("start")
     owner.send([b"0", b"1"])
     with structlog.testing.capture_logs() as logs:
-        owner.sink._finish.set()
+        finishing = asyncio.create_task(_finish(owner))
         for _ in range(2):
             await cluster.asked["start"].wait()
             cluster.asked["start"].clear()
         gate.set()
-        await _finish(owner)
+        await finishing
     ids = [producer.options["transactional_id"] for producer in cluster.producers]
     assert ids[0] == ids[1] != ids[2]
     (line,) = [line for line in logs if line["event"] == "transaction_not_ended"][:1]

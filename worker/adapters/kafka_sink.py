@@ -8,7 +8,8 @@ until the refused records are alone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -34,8 +35,10 @@ MAX_ATTEMPTS = 5
 RETRY_BACKOFF_S = 0.2
 
 
-async def new_producer(section: KafkaSection, max_batch_bytes: int, **options: Any) -> AIOKafkaProducer:
-    """An idempotent producer that is connected; ``options`` are aiokafka's."""
+async def new_producer(
+    section: KafkaSection, max_batch_bytes: int, heard: Callable[[], None] = lambda: None, **options: Any
+) -> AIOKafkaProducer:
+    """An idempotent producer that is connected, and tells of each answer; ``options`` are aiokafka's."""
     check_client()
     compression = section.compression
     producer = AIOKafkaProducer(
@@ -48,7 +51,7 @@ async def new_producer(section: KafkaSection, max_batch_bytes: int, **options: A
         metadata_max_age_ms=30_000,
         **options,
     )
-    pack_batches(producer)
+    pack_batches(producer, heard)
     try:
         await producer.start()
     except BaseException as error:
@@ -71,11 +74,16 @@ class KafkaSink:
         self._retired: set[asyncio.Task[None]] = set()
         self._max_batch_bytes = MAX_BATCH_BYTES
         self.rebuilds = 0
+        self.heard_at = time.monotonic()
+        """When a broker last answered a request to produce, if only to refuse it."""
 
     async def start(self, max_batch_bytes: int = MAX_BATCH_BYTES) -> None:
         """Connect. ``max_batch_bytes`` is what the smaller of the topics takes as one batch."""
         self._max_batch_bytes = max_batch_bytes
-        self._producer = await new_producer(self._section, max_batch_bytes)
+        self._producer = await new_producer(self._section, max_batch_bytes, self._heard)
+
+    def _heard(self) -> None:
+        self.heard_at = time.monotonic()
 
     @property
     def producer(self) -> AIOKafkaProducer:
@@ -133,6 +141,7 @@ class KafkaSink:
                 return
             self._producer = await self._replacement(tp)
             self.rebuilds += 1
+            self._heard()
             retired = asyncio.create_task(producer.stop(), name="retired-producer")
             self._retired.add(retired)
             retired.add_done_callback(self._retired.discard)
@@ -141,7 +150,7 @@ class KafkaSink:
         """A new producer, as soon as the brokers give one."""
         while True:
             try:
-                return await new_producer(self._section, self._max_batch_bytes)
+                return await new_producer(self._section, self._max_batch_bytes, self._heard)
             except DENIED as denied:
                 raise broker_error(denied, f"writing to topic {tp.topic}") from denied
             except kafka.KafkaError as failure:

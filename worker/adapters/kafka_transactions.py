@@ -10,6 +10,7 @@ transaction is refused.
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,9 +21,9 @@ from aiokafka import TopicPartition as ClientPartition
 from aiokafka import errors as kafka
 from aiokafka.structs import OffsetAndMetadata
 
-from worker.adapters.kafka_fencing import MemberFencedError, Stamp, fence, require_fencing
+from worker.adapters.kafka_fencing import MemberFencedError, Stamp, discard, fence, require_fencing
 from worker.adapters.kafka_lanes import DENIED, REFUSED_DATA, Delivered, Failed, Lanes, Row, refusal_of
-from worker.adapters.kafka_options import broker_error
+from worker.adapters.kafka_options import broker_error, transactional_prefix
 from worker.adapters.kafka_sink import MAX_BATCH_BYTES, RETRY_BACKOFF_S, new_producer
 from worker.core.offsets import Commit
 from worker.core.records import Parcel, Refusal, TopicPartition
@@ -97,11 +98,14 @@ class TransactionalSink:
         self._error: asyncio.Future[None] | None = None
         self._wanted = asyncio.Event()
         self._finish = asyncio.Event()
+        self._cut = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._task: asyncio.Task[None] | None = None
         self._max_batch_bytes = MAX_BATCH_BYTES
         self.rebuilds = 0
+        self.heard_at = time.monotonic()
+        """When a broker last answered a request to produce, if only to refuse it."""
 
     async def start(self, max_batch_bytes: int = MAX_BATCH_BYTES) -> None:
         """Connect and claim the transactional id; raises BrokerError where the broker cannot fence."""
@@ -115,15 +119,19 @@ class TransactionalSink:
         self._producer = producer
         self._task = asyncio.create_task(self._run(), name="transactions")
 
+    def _heard(self) -> None:
+        self.heard_at = time.monotonic()
+
     def _new_id(self) -> str:
         """A transactional id that nobody has used."""
-        return f"headrace-{self._section.group_id}-{uuid.uuid4().hex}"
+        return transactional_prefix(self._section.group_id) + uuid.uuid4().hex
 
     async def _new_producer(self) -> AIOKafkaProducer:
         """A producer with the next epoch of our transactional id."""
         producer = await new_producer(
             self._section,
             self._max_batch_bytes,
+            self._heard,
             transactional_id=self._id,
             transaction_timeout_ms=int(self._timeout_s * 1000),
         )
@@ -148,6 +156,7 @@ class TransactionalSink:
     async def finish(self) -> None:
         """Commit what was taken, now, and wait for it."""
         self._finish.set()
+        self._cut.set()
         self._wanted.set()
         try:
             await self._idle.wait()
@@ -157,6 +166,10 @@ class TransactionalSink:
                 await self._idle.wait()
         finally:
             self._finish.clear()
+
+    def cut(self) -> None:
+        """End the open transaction before its interval is over; the next one begins at once."""
+        self._cut.set()
 
     def abandon(self) -> None:
         """The assignment is over: nothing may be committed of what was taken and whose offsets have not gone in."""
@@ -217,6 +230,8 @@ class TransactionalSink:
         producer = self.producer
         await producer.begin_transaction()
         self._open = self._uncut = True
+        if not self._finish.is_set():
+            self._cut.clear()
         staged, self._staged = self._staged, []
         self._lanes.send(staged)
         await self._while_open(begun + self._interval_s)
@@ -238,12 +253,12 @@ class TransactionalSink:
     async def _while_open(self, until: float) -> None:
         """Let parcels enter until the interval is over, someone wants the end, or a batch fails."""
         loop = asyncio.get_running_loop()
-        finish = asyncio.create_task(self._finish.wait())
-        ends: set[asyncio.Future[Any]] = {finish, self._spoilt()}
+        cut = asyncio.create_task(self._cut.wait())
+        ends: set[asyncio.Future[Any]] = {cut, self._spoilt()}
         try:
             await asyncio.wait(ends, timeout=max(0.0, until - loop.time()), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            finish.cancel()
+            cut.cancel()
         if self._spoilt().done():
             self._spoilt().result()
 
@@ -299,7 +314,9 @@ class TransactionalSink:
 
     async def _abort(self, error: BaseException) -> None:
         """Forget the transaction: the owner rewinds, and a new producer with a new epoch takes over."""
-        fenced = isinstance(error, kafka.ProducerFenced | kafka.UnknownMemberIdError | MemberFencedError)
+        # A producer that the brokers fence has outlived its transaction: the id is ours alone.
+        fenced = isinstance(error, kafka.UnknownMemberIdError)
+        fenced |= isinstance(error, MemberFencedError) and error.by_group
         log.warning("transaction_aborted", error=type(error).__name__, detail=str(error))
         self._open = self._uncut = False
         await self._lanes.clear()
@@ -308,6 +325,7 @@ class TransactionalSink:
         old = self.producer
         self._producer = await self._next_producer()
         self.rebuilds += 1
+        self._heard()
         await self._close(old)
 
     async def _next_producer(self) -> AIOKafkaProducer:
@@ -336,8 +354,8 @@ class TransactionalSink:
 
     @staticmethod
     async def _close(producer: AIOKafkaProducer) -> None:
-        """Close a producer without waiting for what it still holds."""
+        """Close a producer, with whatever it still holds."""
         try:
-            await asyncio.wait_for(producer.stop(), STOP_TIMEOUT_S)
+            await asyncio.wait_for(discard(producer), STOP_TIMEOUT_S)
         except (TimeoutError, kafka.KafkaError, HeadraceError) as error:
             log.debug("producer_not_closed", error=type(error).__name__)

@@ -13,6 +13,9 @@ FEW_BYTES = 65_536
 LOW_SHARE = 0.75
 """Reopening a quarter below the mark keeps the gate from flapping at every settled batch."""
 
+STARVED_SHARE = 0.25
+"""With less in flight than this share of the mark, a gate that only a commit can open will soon idle the engine."""
+
 
 @dataclass(frozen=True, slots=True)
 class FlowLimits:
@@ -45,3 +48,8 @@ class FlowGate:
         if not self._open:
             return 0
         return min(limits.max_in_flight_records - records, limits.max_uncommitted_records - uncommitted)
+
+    def starved(self, records: int, uncommitted: int) -> bool:
+        """Whether the gate stays closed until a commit, and little is left to do before it."""
+        limits = self._limits
+        return uncommitted >= limits.max_uncommitted_records and records <= limits.max_in_flight_records * STARVED_SHARE

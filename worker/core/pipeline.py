@@ -181,6 +181,12 @@ class Pipeline:
         tracker = self._tracker
         return self._gate.room(tracker.in_flight_records, tracker.in_flight_bytes, tracker.uncommitted_records)
 
+    @property
+    def starved(self) -> bool:
+        """Whether only a commit lets more records in, and most of those that are in have been settled."""
+        tracker = self._tracker
+        return self._gate.starved(tracker.in_flight_records, tracker.uncommitted_records)
+
     def in_flight(self, tps: Iterable[TopicPartition] | None = None) -> int:
         """Records received and not settled, of these partitions or of all."""
         return self._tracker.in_flight_records if tps is None else self._tracker.in_flight(tps)

@@ -52,6 +52,14 @@ def test_uncommitted_records_have_no_low_mark() -> None:
     assert [gate.room(1, 0, uncommitted) for uncommitted in (150, 149)] == [0, 1]
 
 
+@pytest.mark.parametrize(
+    ("records", "uncommitted", "starved"), [(25, 150, True), (26, 150, False), (0, 149, False), (0, 151, True)]
+)
+def test_a_gate_that_only_a_commit_opens_starves_the_engine(records: int, uncommitted: int, starved: bool) -> None:
+    """Once a quarter of the mark is left in flight, or less."""
+    assert FlowGate(LIMITS).starved(records, uncommitted) == starved
+
+
 def test_uncommitted_records_at_their_limit_close_the_gate() -> None:
     """Closed, the gate stays closed until the records in flight are below their low mark."""
     gate = FlowGate(LIMITS)
