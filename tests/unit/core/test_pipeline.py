@@ -604,7 +604,9 @@ def test_uncommitted_records_bound_the_room() -> None:
         rig.through()
     assert rig.pipeline.uncommitted_records == 6
     assert rig.pipeline.room() == 0
+    starved = rig.pipeline.starved
     rig.pipeline.offsets_committed(0.0)
+    assert (starved, rig.pipeline.starved) == (True, False)
     assert (rig.pipeline.uncommitted_records, rig.pipeline.room()) == (3, 3)
 
 
