@@ -62,9 +62,12 @@ async def _check(settings: Settings, note: Callable[[str], None]) -> list[Proble
             note("limits of kafka.session_timeout_s: the broker does not tell (DESCRIBE_CONFIGS on the cluster)")
         problems += judge_session(section, limits)
         if not any(problem.code == "topic_denied" for problem in problems):
-            problems += await _check_producer(admin, note)
+            problems += await _check_right(admin.producer_id, "an idempotent producer's id", "kafka.output_topic", note)
         if settings.delivery.guarantee == "exactly_once":
-            problems += await _check_transactions(admin, section, note)
+            prefix = transactional_prefix(section.group_id)
+            problems += await _check_right(
+                lambda: admin.transactions(prefix), "transactions", "delivery.guarantee", note
+            )
     return problems
 
 
@@ -87,29 +90,16 @@ async def _check_group(admin: Admin, section: KafkaSection, note: Callable[[str]
     return judge_group(section, group)
 
 
-async def _check_producer(admin: Admin, note: Callable[[str], None]) -> list[Problem]:
+async def _check_right(
+    ask: Callable[[], Awaitable[None]], what: str, key: str, note: Callable[[str], None]
+) -> list[Problem]:
+    """Whether the broker lets us have ``what``; a refusal is a problem at ``key``."""
     try:
-        await _patiently(admin.producer_id)
-    except kafka.ClusterAuthorizationFailedError as error:
-        return [
-            replace(problem, key="kafka.output_topic")
-            for problem in broker_error(error, "asking for an idempotent producer's id").problems
-        ]
+        await _patiently(ask)
+    except (kafka.ClusterAuthorizationFailedError, kafka.TransactionalIdAuthorizationFailed) as error:
+        return [replace(problem, key=key) for problem in broker_error(error, f"asking for {what}").problems]
     except _UNANSWERED as error:
-        note(f"idempotent producer: the broker does not tell ({type(error).__name__})")
-    return []
-
-
-async def _check_transactions(admin: Admin, section: KafkaSection, note: Callable[[str], None]) -> list[Problem]:
-    try:
-        await _patiently(lambda: admin.transactions(transactional_prefix(section.group_id)))
-    except kafka.TransactionalIdAuthorizationFailed as error:
-        return [
-            replace(problem, key="delivery.guarantee")
-            for problem in broker_error(error, "asking for transactions").problems
-        ]
-    except _UNANSWERED as error:
-        note(f"transactions: the broker does not tell ({type(error).__name__})")
+        note(f"{what}: the broker does not tell ({type(error).__name__})")
     return []
 
 
