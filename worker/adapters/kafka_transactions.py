@@ -97,7 +97,7 @@ class TransactionalSink:
         self._uncut = False
         self._error: asyncio.Future[None] | None = None
         self._wanted = asyncio.Event()
-        self._finish = asyncio.Event()
+        self._finishing = False
         self._cut = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -155,7 +155,7 @@ class TransactionalSink:
 
     async def finish(self) -> None:
         """Commit what was taken, now, and wait for it."""
-        self._finish.set()
+        self._finishing = True
         self._cut.set()
         self._wanted.set()
         try:
@@ -165,7 +165,7 @@ class TransactionalSink:
                 self._wanted.set()
                 await self._idle.wait()
         finally:
-            self._finish.clear()
+            self._finishing = False
 
     def cut(self) -> None:
         """End the open transaction before its interval is over; the next one begins at once."""
@@ -219,7 +219,7 @@ class TransactionalSink:
             except TimeoutError:
                 if self._owner.transaction_offsets() is not None:
                     return
-            if self._finish.is_set() and self._owner.transaction_offsets() is not None:
+            if self._finishing and self._owner.transaction_offsets() is not None:
                 return
 
     async def _transaction(self) -> None:
@@ -230,7 +230,7 @@ class TransactionalSink:
         producer = self.producer
         await producer.begin_transaction()
         self._open = self._uncut = True
-        if not self._finish.is_set():
+        if not self._finishing:
             self._cut.clear()
         staged, self._staged = self._staged, []
         self._lanes.send(staged)
