@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 from aiokafka import TopicPartition as ClientPartition
@@ -14,7 +14,7 @@ from aiokafka import errors as kafka
 from aiokafka.client import ConnectionGroup
 from aiokafka.conn import CloseReason
 
-from worker.adapters.kafka_fencing import queue_batch, receive_directly
+from worker.adapters.kafka_fencing import pack_batches, queue_batch, receive_directly
 from worker.core.records import TopicPartition
 
 
@@ -40,6 +40,28 @@ def _accumulating(**changes: Any) -> Any:
             transactional_id=parts["transactional_id"], is_in_transaction=lambda: parts["in_transaction"]
         ),
     )
+
+
+async def test_every_answer_to_a_produce_request_is_heard() -> None:
+    """Also one that tells of no batch: somebody is there. Silence is not."""
+    answers = [SimpleNamespace(topics=[]), kafka.RequestTimedOutError()]
+    client = SimpleNamespace(send=AsyncMock(side_effect=answers), _conns={})
+    sender = SimpleNamespace(
+        client=client,
+        _in_flight={7},
+        _muted_partitions=set(),
+        _retry_backoff=0.0,
+        _request_timeout_ms=1000,
+        _txn_manager=SimpleNamespace(transactional_id=None),
+    )
+    producer: Any = SimpleNamespace(_sender=sender)
+    heard: list[int] = []
+    pack_batches(producer, lambda: heard.append(len(heard)))
+    for _ in answers:
+        sender._in_flight.add(7)
+        await producer._sender._send_produce_req(7, {})
+    assert heard == [0]
+    assert sender._in_flight == set()
 
 
 @pytest.mark.parametrize("changes", [{}, {"transactional_id": "t", "in_transaction": True}])

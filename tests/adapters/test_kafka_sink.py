@@ -215,10 +215,12 @@ async def test_a_producer_that_does_not_start_is_tried_again(cluster: _Cluster, 
     errors: list[kafka.KafkaError] = [kafka.RequestTimedOutError()]
     cluster.judge = lambda _values: errors.pop() if errors else None
     cluster.start_errors = [kafka.KafkaConnectionError("down"), kafka.KafkaConnectionError("down")]
+    before = owner.sink.heard_at
     owner.sink.send([_parcel([b"1"])])
     await owner.verdicts(1)
     assert cluster.log == [b"1"]
     assert owner.sink.rebuilds == 1
+    assert owner.sink.heard_at > before
     assert len(cluster.producers) == 4
     await owner.sink.stop()
 
