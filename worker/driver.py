@@ -14,16 +14,15 @@ from typing import Literal
 import structlog
 
 from worker.adapters.engine import Engine, Model
-from worker.adapters.kafka_fencing import Stamp
 from worker.adapters.kafka_sink import KafkaSink
 from worker.adapters.kafka_source import KafkaSource, Polled
-from worker.adapters.kafka_transactions import BROKER_ABORT_LAG_S, TransactionalSink
+from worker.adapters.kafka_transactions import TransactionalSink
 from worker.core.actions import Action, CommitOffsets, Outcome, Produce, RunBatch
 from worker.core.batching import Batch
-from worker.core.offsets import Commit
 from worker.core.pipeline import Pipeline
 from worker.core.records import Parcel, Refusal, Span, TopicPartition
 from worker.errors import EngineFault
+from worker.guarantees import AtLeastOnce, ExactlyOnce
 from worker.limits import poll_limit
 from worker.recorder import Recorder
 from worker.settings import Settings
@@ -50,26 +49,15 @@ class Driver:
         self._recorder = recorder
         self._loop = asyncio.get_running_loop()
         self.engine = Engine(model, self._engine_finished)
-        delivery, gather_s = settings.delivery, settings.batching.gather_s
-        self.source: KafkaSource
-        self.sink: KafkaSink | TransactionalSink
-        if delivery.guarantee == "exactly_once":
-            timeout_s = delivery.transaction_timeout_s
-            self.source = KafkaSource(settings.kafka, self, gather_s, stable_within_s=timeout_s + BROKER_ABORT_LAG_S)
-            self.sink = TransactionalSink(
-                settings.kafka, delivery.transaction_interval_s, timeout_s, self, self._delivered, self.fail
-            )
-        else:
-            self.source = KafkaSource(settings.kafka, self, gather_s)
-            self.sink = KafkaSink(settings.kafka, self._delivered, self.fail)
+        guarantee = ExactlyOnce if settings.delivery.guarantee == "exactly_once" else AtLeastOnce
+        self._guarantee: AtLeastOnce | ExactlyOnce = guarantee(settings, pipeline, recorder, self)
+        self.source, self.sink = self._guarantee.source, self._guarantee.sink
         self.source.stopped = pipeline.brakes.stopped
         self.failed: asyncio.Future[None] = self._loop.create_future()
         self._moved = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
-        self._commits: set[asyncio.Task[None]] = set()
         self.draining = False
-        self._revoking = False
-        self._given_up = 0
+        self.revoking = False
         self.assigned_once = False
         self.polled_at = self._roomless_at = self.moved_at = self._loop.time()
 
@@ -90,14 +78,13 @@ class Driver:
         self._pipeline.revocation_began(begun)
         self._pump()
         bound_s = min(self._settings.drain.timeout_s, 0.5 * self._settings.kafka.rebalance_timeout_s)
-        self._revoking = True
+        self.revoking = True
         try:
             drained, committed = await self._finished(bound_s)
         finally:
-            self._revoking = False
+            self.revoking = False
         abandoned = self._pipeline.partitions_revoked(tps)
-        if isinstance(self.sink, TransactionalSink):
-            self.sink.abandon()
+        self._guarantee.abandon()
         if tps:
             took_s = self._loop.time() - begun
             self._recorder.revoked(tps, took_s, abandoned, lost=not committed)
@@ -174,7 +161,7 @@ class Driver:
             async with asyncio.timeout(1.0):
                 await self._moved.wait()
         except TimeoutError:
-            log.debug("no_room", in_flight=self._pipeline.in_flight())
+            log.debug("no_room", in_flight=self._pipeline.in_flight_records)
         self._recorder.waited_for_room(self._loop.time() - begun)
 
     def _engine_finished(self, batch: Batch, result: Outcome | BaseException) -> None:
@@ -209,13 +196,16 @@ class Driver:
         self._pipeline.batcher.handling.observe(batch.size, took_s)
         self._recorder.batch_done(batch, result, took_s)
 
-    def _delivered(self, parcel: Parcel, refused: Mapping[int, Refusal]) -> None:
+    def delivered(self, parcel: Parcel, refused: Mapping[int, Refusal]) -> None:
         """The sink's verdict on a parcel."""
         now = self.moved_at = self._loop.time()
         self._pipeline.parcel_delivered(parcel, refused, now)
         self._recorder.delivered(parcel, len(refused), now - parcel.sent_at)
-        if isinstance(self.sink, TransactionalSink) and self._pipeline.starved:
-            self.sink.cut()
+        self._pump()
+
+    def progressed(self) -> None:
+        """The brokers have answered otherwise, and the pipeline knows."""
+        self.moved_at = self._loop.time()
         self._pump()
 
     def fail(self, error: BaseException) -> None:
@@ -246,9 +236,7 @@ class Driver:
                     parcel.sent_at = now
                 self.sink.send(parcels)
             case CommitOffsets(commit):
-                task = asyncio.create_task(self._commit(commit), name="commit")
-                self._commits.add(task)
-                task.add_done_callback(self._commits.discard)
+                self._guarantee.commit(commit)
 
     def _arm(self) -> None:
         """One timer, for the pipeline's next deadline."""
@@ -267,22 +255,6 @@ class Driver:
         self._pipeline.tick(self._loop.time())
         self._pump()
 
-    async def _commit(self, commit: Commit) -> None:
-        """Commit in the background; the poll loop never waits for it."""
-        begun = self._loop.time()
-        try:
-            done = await self.source.commit(commit.offsets)
-        except Exception as error:  # noqa: BLE001 # handed to run(), which ends the worker with it
-            self.fail(error)
-            return
-        now = self.moved_at = self._loop.time()
-        self._recorder.committed(commit.offsets, now - begun, done=done)
-        if done:
-            self._pipeline.offsets_committed(now)
-        else:
-            self._pipeline.commit_failed(now)
-        self._pump()
-
     # ---- endings -----------------------------------------------------------------------------------------
 
     async def _finished(self, timeout_s: float) -> tuple[bool, bool]:
@@ -290,12 +262,12 @@ class Driver:
         deadline = self._loop.time() + timeout_s
         for_commit_s = min(FINAL_COMMIT_TIMEOUT_S, timeout_s * COMMIT_SHARE)
         settled = await self._settled(timeout_s - for_commit_s)
-        return settled, await self._final_commit(min(FINAL_COMMIT_TIMEOUT_S, deadline - self._loop.time()))
+        return settled, await self._guarantee.finish(min(FINAL_COMMIT_TIMEOUT_S, deadline - self._loop.time()))
 
     async def _settled(self, timeout_s: float) -> bool:
         """Wait until nothing is in flight; False when the time is over or the pipeline has failed."""
         deadline = self._loop.time() + timeout_s
-        while self._pipeline.in_flight():
+        while self._pipeline.in_flight_records:
             left = deadline - self._loop.time()
             if left <= 0 or self.failed.done():
                 return False
@@ -307,83 +279,13 @@ class Driver:
                 return False
         return True
 
-    async def _final_commit(self, timeout_s: float) -> bool:
-        """Commit all that is settled, now; False when the broker did not take it in time."""
-        if isinstance(self.sink, TransactionalSink):
-            return await self._finish_transaction(self.sink, timeout_s)
-        begun = self._loop.time()
-        if self._commits:
-            await asyncio.wait(self._commits, timeout=timeout_s)
-        commit = self._pipeline.final_commit()
-        if commit is None:
-            return True
-        left = timeout_s - (self._loop.time() - begun)
-        begun = self._loop.time()
-        try:
-            done = await asyncio.wait_for(self.source.commit(commit.offsets), left)
-        except TimeoutError:
-            log.error("final_commit_timed_out", partitions=len(commit.offsets))
-            return False
-        self._recorder.committed(commit.offsets, self._loop.time() - begun, done=done)
-        if done:
-            self._pipeline.final_committed(commit)
-        return done
-
-    async def _finish_transaction(self, sink: TransactionalSink, timeout_s: float) -> bool:
-        """Commit the open transaction, now; False when the brokers did not take it in time."""
-        try:
-            await asyncio.wait_for(sink.finish(), timeout_s)
-        except TimeoutError:
-            log.error("final_transaction_timed_out")
-            return False
-        return self._pipeline.final_commit() is None
-
-    # ---- transactions (called by the sink) ---------------------------------------------------------------
-
-    def transaction_offsets(self) -> Commit | None:
-        """The offsets that cover exactly what was acknowledged."""
-        return self._pipeline.final_commit()
-
-    def transaction_stamp(self) -> Stamp | None:
-        """The membership that the partitions were assigned under."""
-        return self.source.stamp
-
-    def transaction_committed(self, commit: Commit | None, took_s: float) -> None:
-        """Outputs and offsets are committed."""
-        self.moved_at = self._loop.time()
-        self._recorder.transaction("committed", took_s)
-        if commit is not None:
-            self._recorder.committed(commit.offsets, took_s, done=True)
-            self._pipeline.final_committed(commit)
-        self._pump()
-
-    def transaction_aborted(self, fenced: bool) -> None:
-        """Nothing since the last commit counts: drop what is in flight and read again from there.
-
-        What a draining worker drops is read by others: because it gives up, or, fenced, because they own it already.
-        """
-        self.moved_at = self._loop.time()
-        self._recorder.transaction("fenced" if fenced else "aborted", 0.0)
-        tps = self._pipeline.partitions()
-        if self.draining and not fenced:
-            self._given_up += self._pipeline.uncommitted_records
-        self._pipeline.partitions_revoked(tps)
-        # While partitions are being taken away nothing is read again: admission stays closed.
-        if tps and not self.draining and not self._revoking:
-            self.source.rewind(self._pipeline.partitions_assigned(tps, self._loop.time()))
-        self._pump()
-
-    def record_refused(self, tp: TopicPartition, offset: int, refusal: Refusal) -> None:
-        """The brokers refuse this record's output."""
-        self._pipeline.output_refused(tp, offset, refusal)
-
     async def drain(self, timeout_s: float) -> int:
         """Finish what is in flight and commit it; returns how many of our records stay uncommitted."""
         self.draining = True
         self._pipeline.drain_requested(self._loop.time())
         self._pump()
         await self._finished(timeout_s)
-        return self._pipeline.uncommitted_records + self._given_up
+        return self._pipeline.uncommitted_records + self._guarantee.given_up
 
     def oldest_in_flight_s(self) -> float:
         """Age of the oldest record that is received and not settled; 0 without any."""
@@ -400,8 +302,7 @@ class Driver:
         if self._timer is not None:
             self._timer.cancel()
         self.engine.stop()
-        for task in list(self._commits):
-            task.cancel()
+        self._guarantee.stop()
         await asyncio.gather(*(self._close_client(part) for part in (self.source, self.sink)))
         if not self.failed.done():
             self.failed.cancel()

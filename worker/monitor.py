@@ -113,8 +113,8 @@ class Monitor:
             if poll_age > POLL_LIMIT_S and self.reachable and driver.assigned_once and not driver.draining:
                 return f"the poll loop has not polled for {poll_age:.0f} s although the broker answers"
             idle_s = time.monotonic() - max(driver.moved_at, driver.sink.heard_at, self._reached_first_at)
-            if idle_s > PROGRESS_LIMIT_S and pipeline.in_flight() and self.reachable and not driver.draining:
-                count = pipeline.in_flight()
+            if idle_s > PROGRESS_LIMIT_S and pipeline.in_flight_records and self.reachable and not driver.draining:
+                count = pipeline.in_flight_records
                 return f"{count} records are in flight and none has moved for {idle_s:.0f} s"
         return self._stuck
 
@@ -242,7 +242,7 @@ class Monitor:
         """Gauges and the status snapshot."""
         metrics = self._metrics
         recorder.observe_latencies()
-        in_flight = pipeline.in_flight()
+        in_flight = pipeline.in_flight_records
         if not in_flight:
             recorder.last_progress_s = time.time()
         metrics.gauge(M.INFLIGHT_RECORDS, in_flight)
@@ -255,12 +255,12 @@ class Monitor:
         lag = driver.source.lag(offsets)
         partitions: dict[str, dict[str, int]] = {}
         assigned: dict[str, int] = dict.fromkeys(self._settings.kafka.input_topics, 0)
-        now_ms, newest_ms = time.time() * 1000, pipeline.newest_ms()
+        now_ms = time.time() * 1000
         metrics.gauge(M.CONSUMER_PAUSED_PARTITIONS, len(driver.source.held().union(driver.source.stopped())))
         for tp, standing in pipeline.standings().items():
             assigned[tp.topic] = assigned.get(tp.topic, 0) + 1
             self._publish_partition(tp, standing, lag.get(tp, 0))
-            behind_s = (now_ms - newest_ms[tp]) / 1000 if lag.get(tp) and newest_ms[tp] >= 0 else 0.0
+            behind_s = (now_ms - standing.newest_ms) / 1000 if lag.get(tp) and standing.newest_ms >= 0 else 0.0
             metrics.gauge(M.CONSUMER_LAG_SECONDS, max(0.0, behind_s), topic=tp.topic, partition=tp.partition)
             partitions[f"{tp.topic}/{tp.partition}"] = {"next_offset": standing.next_offset, "lag": lag.get(tp, 0)}
         for topic, count in assigned.items():

@@ -86,8 +86,8 @@ class Fraud:
                     case Produce(parcels):
                         for parcel in parcels:
                             pipeline.parcel_delivered(parcel, {}, now)
-                    case CommitOffsets():
-                        pipeline.offsets_committed(now)
+                    case CommitOffsets(commit):
+                        pipeline.commit_ended(commit, now, done=True)
 
 
 def _repeated(records: int, once: Callable[[], int]) -> int:

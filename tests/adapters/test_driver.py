@@ -26,7 +26,7 @@ async def test_every_record_is_scored_or_dead_lettered_once(rig: StartRig) -> No
     one.ledger().check()
     assert [record.value for record in one.broker.read(("out", 0))] == [b"1:2", b"3:6", b"5:10"]
     assert len(one.broker.read(("out", 1))) == 50
-    assert one.pipeline.in_flight() == 0
+    assert one.pipeline.in_flight_records == 0
     reasons = {values[1]: count for values, count in one.metrics.series(M.RECORDS_DEAD_LETTERED).items() if count}
     assert reasons == {"invalid_json": 1, "model_error": 1, "tombstone": 1, "output_not_finite": 1}
 
@@ -39,7 +39,7 @@ async def test_nothing_is_committed_before_its_acknowledgement(rig: StartRig) ->
     one.feed([b"3"], 1)
     await one.until(lambda: one.committed(1) == 1)
     assert one.committed(0) is None
-    assert one.pipeline.in_flight([A]) == 2
+    assert one.pipeline.in_flight_records == 2
     one.broker.release_acks()
     await one.until(lambda: one.committed(0) == 2)
     one.ledger().check()
@@ -52,7 +52,7 @@ async def test_an_unreadable_record_is_dead_lettered_and_its_age_counts_from_its
     one.feed([b"1", b"2", b"3"])
     one.broker.corrupt(A, 1)
     await one.start()
-    await one.until(lambda: one.pipeline.in_flight() == 1 and len(one.broker.read(("out", 0))) == 2)
+    await one.until(lambda: one.pipeline.in_flight_records == 1 and len(one.broker.read(("out", 0))) == 2)
     assert one.driver.oldest_in_flight_s() < 15.0
     one.broker.release_acks()
     await one.until(lambda: one.committed() == 3)
@@ -66,10 +66,10 @@ async def test_back_pressure_bounds_what_is_in_flight(rig: StartRig) -> None:
     model.gate.clear()
     one = await rig(model, in_flight=20)
     one.feed([b"1"] * 100)
-    await one.until(lambda: one.pipeline.in_flight() == 20)
+    await one.until(lambda: one.pipeline.in_flight_records == 20)
     polled_at = one.driver.polled_at
     await one.until(lambda: one.driver.polled_at > polled_at)
-    assert one.pipeline.in_flight() == 20
+    assert one.pipeline.in_flight_records == 20
     model.gate.set()
     await one.until(lambda: one.committed() == 100)
     one.ledger().check()
@@ -82,7 +82,7 @@ async def test_a_cancelled_poll_loop_ends_even_when_room_appears(rig: StartRig) 
     model.gate.clear()
     one = await rig(model, in_flight=1)
     one.feed([b"1"])
-    await one.until(lambda: one.pipeline.in_flight() == 1)
+    await one.until(lambda: one.pipeline.in_flight_records == 1)
     polled_at = one.driver.polled_at
     await one.until(lambda: one.driver.polled_at > polled_at)
     assert one.poll is not None
@@ -155,7 +155,7 @@ async def test_a_drain_delivers_and_commits_what_is_in_flight(rig: StartRig) -> 
     model.gate.clear()
     one = await rig(model)
     one.feed([b"1"] * 30)
-    await one.until(lambda: one.pipeline.in_flight() == 30)
+    await one.until(lambda: one.pipeline.in_flight_records == 30)
     model.gate.set()
     assert await one.driver.drain(6.0) == 0
     assert one.committed() == 30
@@ -171,7 +171,7 @@ async def test_a_drain_that_cannot_commit_tells_how_much_is_left(rig: StartRig) 
     await one.until(lambda: one.committed() == 2)
     one.broker.withhold_acks(TopicPartition("out", 0))
     one.feed([b"3", b"4", b"5"])
-    await one.until(lambda: one.pipeline.in_flight() == 3)
+    await one.until(lambda: one.pipeline.in_flight_records == 3)
     assert await one.driver.drain(5.05) == 3
     assert one.committed() == 2
 
@@ -182,7 +182,7 @@ async def test_a_short_drain_has_time_for_what_is_in_flight(rig: StartRig) -> No
     model.gate.clear()
     one = await rig(model)
     one.feed([b"1"] * 30)
-    await one.until(lambda: one.pipeline.in_flight() == 30)
+    await one.until(lambda: one.pipeline.in_flight_records == 30)
     drain = asyncio.create_task(one.driver.drain(3.0))
     await one.until(lambda: one.driver.draining)
     model.gate.set()
@@ -192,16 +192,16 @@ async def test_a_short_drain_has_time_for_what_is_in_flight(rig: StartRig) -> No
 
 async def test_nothing_is_admitted_anew_while_partitions_are_taken_away(rig: StartRig) -> None:
     """A transaction that is aborted meanwhile drops what it held, and leaves the rest to the next owner."""
-    one = await rig()
+    one = await rig(guarantee="exactly_once")
     one.broker.withhold_acks(TopicPartition("out", 0))
     one.feed([b"1", b"2", b"3"])
-    await one.until(lambda: one.pipeline.in_flight() == 3)
+    await one.until(lambda: one.pipeline.in_flight_records == 3)
     revoked = asyncio.create_task(one.driver.revoked([A, B, C]))
-    await one.until(lambda: one.driver._revoking)
-    one.driver.transaction_aborted(fenced=False)
+    await one.until(lambda: one.driver.revoking)
+    one.transactions.transaction_aborted(fenced=False)
     assert (one.pipeline.room(), one.pipeline.partitions()) == (0, [])
     await revoked
-    assert one.pipeline.in_flight() == 0
+    assert one.pipeline.in_flight_records == 0
 
 
 async def test_a_rebalance_finishes_and_commits_before_it_lets_go(rig: StartRig) -> None:
@@ -209,7 +209,7 @@ async def test_a_rebalance_finishes_and_commits_before_it_lets_go(rig: StartRig)
     one = await rig()
     one.feed([b"1"] * 20)
     one.feed([b"2"] * 20, 1)
-    await one.until(lambda: one.pipeline.in_flight() > 0 or one.committed(1) == 20)
+    await one.until(lambda: one.pipeline.in_flight_records > 0 or one.committed(1) == 20)
     await one.source.reassign([A])
     one.feed([b"3"] * 5)
     await one.until(lambda: one.committed() == 25)
@@ -238,13 +238,13 @@ async def test_partitions_beyond_the_output_are_held(rig: StartRig) -> None:
 @pytest.mark.parametrize(("fenced", "given_up"), [(False, 3), (True, 0)])
 async def test_an_abort_in_a_drain_counts_what_is_still_ours(rig: StartRig, *, fenced: bool, given_up: int) -> None:
     """What was dropped for a fault of the brokers stays uncommitted; what others own already is theirs."""
-    one = await rig()
+    one = await rig(guarantee="exactly_once")
     one.broker.withhold_acks(TopicPartition("out", 0))
     one.feed([b"1", b"2", b"3"])
-    await one.until(lambda: one.pipeline.in_flight() == 3)
+    await one.until(lambda: one.pipeline.in_flight_records == 3)
     drain = asyncio.create_task(one.driver.drain(6.0))
     await one.until(lambda: one.driver.draining)
-    one.driver.transaction_aborted(fenced)
+    one.transactions.transaction_aborted(fenced)
     assert await drain == given_up
 
 

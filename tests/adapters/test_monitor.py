@@ -175,7 +175,7 @@ async def test_records_that_do_not_move_cost_liveness(rig: StartRig, clock: Manu
     one = watched.rig
     one.broker.withhold_acks(TopicPartition("out", 0))
     one.feed([b"1", b"2"])
-    await one.until(lambda: one.pipeline.in_flight() == 2 and not one.pipeline.running_batches)
+    await one.until(lambda: one.pipeline.in_flight_records == 2 and not one.pipeline.running_batches)
     one.driver.moved_at = clock.now
     watched.later(180.0)
     assert watched.monitor.live() == (True, "")
@@ -191,7 +191,7 @@ async def test_records_that_do_not_move_cost_liveness(rig: StartRig, clock: Manu
     assert watched.monitor.live() == (True, "")
     watched.later(0.0)
     one.broker.release_acks()
-    await one.until(lambda: one.pipeline.in_flight() == 0)
+    await one.until(lambda: one.pipeline.in_flight_records == 0)
     assert watched.monitor.live() == (True, "")
 
 
@@ -265,7 +265,7 @@ async def test_gauges_and_status_tell_where_the_worker_stands(rig: StartRig, clo
     one.broker.withhold_acks(TopicPartition("dlq", 0))
     one.feed([b"1", b"bad", b"3", b"4"])
     await one.start()
-    await one.until(lambda: one.pipeline.in_flight() == 1 and one.committed() == 1)
+    await one.until(lambda: one.pipeline.in_flight_records == 1 and one.committed() == 1)
     watched.publish()
     gauges = (M.INFLIGHT_RECORDS, M.INFLIGHT_BYTES, M.INFLIGHT_BATCHES, M.QUEUE_RECORDS)
     assert [metrics.value(gauge) for gauge in gauges] == [1, 3, 0, 0]

@@ -164,9 +164,7 @@ class PipelineMachine(RuleBasedStateMachine):
         assert commit is not None
         if succeeds:
             self._store(commit)
-            self.pipeline.offsets_committed(self.now)
-        else:
-            self.pipeline.commit_failed(self.now)
+        self.pipeline.commit_ended(commit, self.now, done=succeeds)
         self._pull()
 
     def _store(self, commit: Commit) -> None:
@@ -182,17 +180,21 @@ class PipelineMachine(RuleBasedStateMachine):
             self.pipeline.revocation_began(self.now)
             self._pull()
             assert self.pipeline.room() == 0
-        commit = self.pipeline.final_commit()
-        if final and commit is not None:
+        commit = self.pipeline.committable()
+        if final and commit is not None and self.committing is None:
             self._judge(commit)
             self._store(commit)
-            self.pipeline.final_committed(commit)
+            self.pipeline.commit_ended(commit, self.now, done=True)
         released = [identity for identity, fate in self.fates.items() if fate is None and self._current(identity)]
         assert self.pipeline.partitions_revoked(iter(self.epochs)) == len(released)
         self.fates.update(dict.fromkeys(released, "released"))
         self.queued_since.clear()
         self.epochs = {}
-        assert (self.pipeline.in_flight(), self.pipeline.uncommitted_records, self.pipeline.queued_records) == (0, 0, 0)
+        assert (self.pipeline.in_flight_records, self.pipeline.uncommitted_records, self.pipeline.queued_records) == (
+            0,
+            0,
+            0,
+        )
         self._assign(sorted(tps))
 
     @rule(passed_s=st.sampled_from([0.5, 2.0, INTERVAL_S]))
@@ -280,7 +282,7 @@ class PipelineMachine(RuleBasedStateMachine):
         """In flight is what has no fate; no bound is exceeded; a timer runs while something waits for it."""
         pipeline = self.pipeline
         unsettled = [identity for identity, fate in self.fates.items() if fate is None]
-        assert pipeline.in_flight() == len(unsettled) <= FLOW.max_in_flight_records
+        assert pipeline.in_flight_records == len(unsettled) <= FLOW.max_in_flight_records
         assert pipeline.uncommitted_records <= FLOW.max_uncommitted_records
         assert pipeline.running_batches == len(self.running)
         assert pipeline.queued_records == len(self.queued_since)
@@ -289,7 +291,7 @@ class PipelineMachine(RuleBasedStateMachine):
             assert self.running
             assert wakeup is not None
             assert wakeup <= self.queued_since[0][1] + BATCH.max_batch_delay_s
-        if pipeline.final_commit() is not None and self.committing is None:
+        if pipeline.committable() is not None and self.committing is None:
             assert wakeup is not None
 
     def teardown(self) -> None:
@@ -305,17 +307,21 @@ class PipelineMachine(RuleBasedStateMachine):
             for tp, parcels in list(self.waiting.items()):
                 if parcels:
                     self._acknowledge(tp, set())
-        assert (self.pipeline.in_flight(), self.pipeline.queued_records, self.pipeline.running_batches) == (0, 0, 0)
+        assert (self.pipeline.in_flight_records, self.pipeline.queued_records, self.pipeline.running_batches) == (
+            0,
+            0,
+            0,
+        )
         assert None not in self.fates.values()
         reached: dict[TopicPartition, int] = {}
         for tp, epoch, offset in self.fates:
             if self.epochs.get(tp) == epoch:
                 reached[tp] = max(reached.get(tp, -1), offset + 1)
         assert {tp: offset for tp, offset in self.pipeline.next_offsets().items() if offset >= 0} == reached
-        commit = self.pipeline.final_commit()
+        commit = self.pipeline.committable()
         if commit is not None:
             self._judge(commit)
-            self.pipeline.final_committed(commit)
+            self.pipeline.commit_ended(commit, self.now, done=True)
         assert self.pipeline.uncommitted_records == 0
 
 

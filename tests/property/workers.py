@@ -18,7 +18,7 @@ from tests.property.brokerage import (
     RecordsRefusedError,
     StampRefusedError,
 )
-from worker.core.actions import Outcome, Policy, Produce, RunBatch
+from worker.core.actions import CommitOffsets, Outcome, Policy, Produce, RunBatch
 from worker.core.batching import Batch, BatchLimits
 from worker.core.flow import FlowLimits
 from worker.core.outgoing import Dispatcher, Routing
@@ -98,7 +98,7 @@ class SimulatedWorker:
         self.staged: list[Parcel] = []
         self.lanes: dict[TopicPartition, deque[tuple[Parcel, int]]] = {}
         self.max_rows: dict[TopicPartition, int] = {}
-        self.covered = self.pipeline.final_commit()
+        self.covered = self.pipeline.committable()
         self.aborts = 0
         self.fenced = 0
 
@@ -124,7 +124,7 @@ class SimulatedWorker:
             case Stage.BROKEN:
                 return [self.rebuild]
             case Stage.NONE:
-                return [self.begin] if self.staged or self.pipeline.final_commit() is not None else []
+                return [self.begin] if self.staged or self.pipeline.committable() is not None else []
             case Stage.CUT:
                 return [self.end]
         busy = [tp for tp, lane in self.lanes.items() if lane]
@@ -182,8 +182,9 @@ class SimulatedWorker:
                         self._enter(parcels)
                     else:
                         self.staged += parcels
-                case _:
-                    raise AssertionError(f"unexpected {action}")
+                case CommitOffsets():
+                    if self.stage is Stage.OPEN:
+                        self.close()
 
     # ---- sink ------------------------------------------------------------------------------------------------
 
@@ -230,7 +231,7 @@ class SimulatedWorker:
 
     def cut(self) -> None:
         """The offsets of what was acknowledged go in."""
-        self.covered = commit = self.pipeline.final_commit()
+        self.covered = commit = self.pipeline.committable()
         self.stage = Stage.CUT
         if commit is None:
             return
@@ -252,7 +253,7 @@ class SimulatedWorker:
         self.stage = Stage.NONE
         self.max_rows.clear()
         if self.covered is not None:
-            self.pipeline.final_committed(self.covered)
+            self.pipeline.commit_ended(self.covered, 0.0, done=True)
         self.pump()
 
     def abort(self) -> None:

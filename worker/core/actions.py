@@ -41,7 +41,7 @@ class Policy:
     commit_max_records: int
     skip_tombstones: bool = False
     transactional: bool = False
-    """Offsets are committed with the outputs by the sink: no commits from here, and parcels leave in input order."""
+    """The sink commits offsets with the outputs: parcels leave in input order, commits are asked for in need only."""
     brakes: BrakeLimits = NO_BRAKES
 
 
@@ -71,7 +71,7 @@ class Produce:
 
 @dataclass(slots=True)
 class CommitOffsets:
-    """Action: commit; at most one is outstanding."""
+    """Action: commit, at most one at a time; in transactions, end the open one before its interval is over."""
 
     commit: Commit
 

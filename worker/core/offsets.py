@@ -7,7 +7,7 @@ contiguous settled prefix of a partition is committable, and results of an earli
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -55,13 +55,14 @@ class Commit:
 class Standing(NamedTuple):
     """How far a partition has come.
 
-    ``next_offset`` follows the settled prefix, ``received_offset`` the last record received (-1: none yet);
-    ``settled_ahead`` counts the records settled beyond the first unsettled one.
+    ``next_offset`` follows the settled prefix, ``received_offset`` the last record received; ``newest_ms`` is Kafka's
+    timestamp of the latter (-1 each: none yet). ``settled_ahead`` counts what is settled beyond the first unsettled.
     """
 
     next_offset: int
     received_offset: int
     settled_ahead: int
+    newest_ms: int
 
 
 class OffsetTracker:
@@ -109,11 +110,6 @@ class OffsetTracker:
     def is_current(self, span: Span) -> bool:
         """Whether the span belongs to the current assignment of its partition."""
         return self.epoch(span.tp) == span.epoch
-
-    def in_flight(self, tps: Iterable[TopicPartition]) -> int:
-        """Records of these partitions that are received and not settled."""
-        states = (self._partitions.get(tp) for tp in tps)
-        return sum(state.received_records - state.settled_records for state in states if state is not None)
 
     def track(self, span: Span) -> bool:
         """Take a received span into account; False (and no effect) when it is stale.
@@ -213,10 +209,6 @@ class OffsetTracker:
         """The contiguous settled ``next_offset`` of each assigned partition; -1 where nothing is settled yet."""
         return {tp: state.next_offset for tp, state in self._partitions.items()}
 
-    def newest_ms(self) -> dict[TopicPartition, int]:
-        """Kafka's timestamp of the last record received of each assigned partition; -1 before the first."""
-        return {tp: state.newest_ms for tp, state in self._partitions.items()}
-
     def standings(self) -> dict[TopicPartition, Standing]:
         """How far each assigned partition has come."""
         return {
@@ -224,6 +216,7 @@ class OffsetTracker:
                 state.next_offset,
                 state.spans[-1].span.offsets[-1] + 1 if state.spans else state.next_offset,
                 state.settled_records - state.prefix_records,
+                state.newest_ms,
             )
             for tp, state in self._partitions.items()
         }

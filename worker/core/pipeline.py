@@ -13,6 +13,7 @@ import numpy as np
 from worker.core.actions import Action, CommitOffsets, Outcome, Policy, Produce, RowDecoder, RowEncoder, RunBatch, Tally
 from worker.core.batching import Batch, FlushReason, MicroBatcher
 from worker.core.brakes import Brakes
+from worker.core.committing import CommitInNeed, CommitSchedule
 from worker.core.flow import FlowGate
 from worker.core.offsets import Commit, OffsetTracker, Standing
 from worker.core.outgoing import Dispatcher
@@ -21,9 +22,6 @@ from worker.core.sequencing import Sequencer
 
 ENGINE_SLOTS = 2
 """One batch running and one prefetched: the engine never waits for the loop, and no batch closes too early."""
-
-COMMIT_RETRY_S = 1.0
-"""A failed commit is tried again so soon, or after the interval of commits if that is shorter."""
 
 
 class Pipeline:
@@ -42,9 +40,11 @@ class Pipeline:
         self._sequencer = Sequencer() if policy.transactional else None
         self._refused: dict[tuple[TopicPartition, int], Refusal] = {}
         self._flush: FlushReason | None = None
-        self._committing: Commit | None = None
-        self._commit_at = 0.0
-        self._commit_failed = False
+        self._commits = (
+            CommitInNeed(self._tracker, self._gate)
+            if policy.transactional
+            else CommitSchedule(self._tracker, policy.commit_interval_s, policy.commit_max_records)
+        )
         self.brakes = Brakes(policy.brakes)
         self.tally = Tally()
 
@@ -54,8 +54,7 @@ class Pipeline:
         """New assignments begin; returns the epoch to stamp on each partition's spans."""
         if self._flush is FlushReason.REVOKE:
             self._flush = None
-        self._commit_at = now + self._policy.commit_interval_s
-        self._commit_failed = False
+        self._commits.restart(now)
         epochs = {tp: self._tracker.assign(tp) for tp in tps}
         self.brakes.assigned(epochs)
         if self._sequencer is not None:
@@ -140,18 +139,14 @@ class Pipeline:
         self._produce(letters)
         self._maybe_commit(now)
 
-    def offsets_committed(self, now: float) -> None:
-        """The outstanding commit succeeded."""
-        if self._committing is not None:
-            self._tracker.committed(self._committing)
-            self._committing = None
+    def commit_ended(self, commit: Commit, now: float, *, done: bool) -> None:
+        """The brokers took a commit; one that failed is tried again after a while if the partitions are still ours."""
+        if done:
+            self._tracker.committed(commit)
+            reached = commit.offsets
+            self._refused = {key: why for key, why in self._refused.items() if key[1] >= reached.get(key[0], 0)}
+        self._commits.ended(now, done=done)
         self._maybe_commit(now)
-
-    def commit_failed(self, now: float) -> None:
-        """The outstanding commit failed; it is tried again after a while if the partitions are still ours."""
-        self._committing = None
-        self._commit_failed = True
-        self._commit_at = now + min(self._policy.commit_interval_s, COMMIT_RETRY_S)
 
     def tick(self, now: float) -> None:
         """Time has passed."""
@@ -170,8 +165,8 @@ class Pipeline:
         times = []
         if len(self._running) < ENGINE_SLOTS and (deadline := self.batcher.deadline()) is not None:
             times.append(deadline)
-        if not self._policy.transactional and self._committing is None and self._tracker.moved:
-            times.append(self._commit_at)
+        if (due := self._commits.wakeup()) is not None:
+            times.append(due)
         return min(times, default=None)
 
     def room(self) -> int:
@@ -182,14 +177,9 @@ class Pipeline:
         return self._gate.room(tracker.in_flight_records, tracker.in_flight_bytes, tracker.uncommitted_records)
 
     @property
-    def starved(self) -> bool:
-        """Whether only a commit lets more records in, and most of those that are in have been settled."""
-        tracker = self._tracker
-        return self._gate.starved(tracker.in_flight_records, tracker.uncommitted_records)
-
-    def in_flight(self, tps: Iterable[TopicPartition] | None = None) -> int:
-        """Records received and not settled, of these partitions or of all."""
-        return self._tracker.in_flight_records if tps is None else self._tracker.in_flight(tps)
+    def in_flight_records(self) -> int:
+        """Records received and not settled."""
+        return self._tracker.in_flight_records
 
     @property
     def in_flight_bytes(self) -> int:
@@ -227,24 +217,13 @@ class Pipeline:
         """The contiguous settled ``next_offset`` per partition, -1 where nothing is settled yet."""
         return self._tracker.next_offsets()
 
-    def newest_ms(self) -> dict[TopicPartition, int]:
-        """Kafka's timestamp of the last record received of each assigned partition; -1 before the first."""
-        return self._tracker.newest_ms()
-
     def standings(self) -> dict[TopicPartition, Standing]:
         """How far each assigned partition has come."""
         return self._tracker.standings()
 
-    def final_commit(self) -> Commit | None:
-        """What to commit before partitions are given up, whatever the interval."""
+    def committable(self) -> Commit | None:
+        """The offsets of all that is settled, whatever is due; None while none has moved."""
         return self._tracker.committable()
-
-    def final_committed(self, commit: Commit) -> None:
-        """That commit succeeded."""
-        self._tracker.committed(commit)
-        if self._refused:
-            done = commit.offsets
-            self._refused = {key: why for key, why in self._refused.items() if key[1] >= done.get(key[0], 0)}
 
     def output_refused(self, tp: TopicPartition, offset: int, refusal: Refusal) -> None:
         """The brokers refuse this record's output: it becomes a dead letter when it comes again."""
@@ -396,18 +375,6 @@ class Pipeline:
             self.tally.stale_rows += rows.stop - rows.start
 
     def _maybe_commit(self, now: float) -> None:
-        """Commit when the interval is over or enough is settled; never two at a time."""
-        if self._committing is not None or self._policy.transactional:
-            return
-        tracker = self._tracker
-        settled = tracker.uncommitted_records - tracker.in_flight_records
-        enough = settled >= self._policy.commit_max_records and not self._commit_failed
-        if now < self._commit_at and not enough:
-            return
-        commit = tracker.committable()
-        if commit is None:
-            return
-        self._committing = commit
-        self._commit_failed = False
-        self._commit_at = now + self._policy.commit_interval_s
-        self._actions.append(CommitOffsets(commit))
+        """Ask for the commit that is due."""
+        if (commit := self._commits.due(now)) is not None:
+            self._actions.append(CommitOffsets(commit))

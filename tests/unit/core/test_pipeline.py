@@ -9,9 +9,10 @@ import pytest
 
 from worker.core.actions import Action, CommitOffsets, Outcome, Policy, Produce, RunBatch
 from worker.core.batching import Batch, BatchLimits, FlushReason
+from worker.core.committing import COMMIT_RETRY_S
 from worker.core.flow import FlowLimits
 from worker.core.outgoing import Dispatcher, Routing
-from worker.core.pipeline import COMMIT_RETRY_S, ENGINE_SLOTS, Pipeline
+from worker.core.pipeline import ENGINE_SLOTS, Pipeline
 from worker.core.records import Parcel, Refusal, Span, TopicPartition
 from worker.testing import FakeDecoder, FakeEncoder, make_span, source_of
 
@@ -99,6 +100,10 @@ class Rig:
         self.pull()
         return parcel
 
+    def commit_ended(self, now: float, *, done: bool = True) -> None:
+        """The brokers' answer to the last commit."""
+        self.pipeline.commit_ended(self.commits[-1].commit, now, done=done)
+
     def through(self, *, now: float = 0.0) -> None:
         """Score and acknowledge until nothing is left to do."""
         while self.batches or self.parcels:
@@ -127,14 +132,13 @@ def test_a_new_pipeline_is_idle() -> None:
     assert pipeline.take_actions() == []
     assert pipeline.next_wakeup() is None
     assert pipeline.room() == 100
-    assert (pipeline.in_flight(), pipeline.in_flight_bytes, pipeline.uncommitted_records) == (0, 0, 0)
+    assert (pipeline.in_flight_records, pipeline.in_flight_bytes, pipeline.uncommitted_records) == (0, 0, 0)
     assert (pipeline.queued_records, pipeline.running_batches) == (0, 0)
     assert pipeline.oldest_received_at() is None
-    assert pipeline.final_commit() is None
+    assert pipeline.committable() is None
     assert sorted(pipeline.partitions()) == [A, B]
     assert pipeline.next_offsets() == {A: -1, B: -1}
-    assert pipeline.standings() == {A: (-1, -1, 0), B: (-1, -1, 0)}
-    assert pipeline.newest_ms() == {A: -1, B: -1}
+    assert pipeline.standings() == {A: (-1, -1, 0, -1), B: (-1, -1, 0, -1)}
     tally = pipeline.tally
     assert (tally.skipped, tally.stale_rows, tally.abandoned, tally.dead_lettered) == (0, 0, 0, {})
 
@@ -144,21 +148,21 @@ def test_one_record_goes_all_the_way() -> None:
     rig = Rig()
     pipeline = rig.pipeline
     rig.receive([7], now=1.0)
-    assert (pipeline.in_flight(), pipeline.running_batches, pipeline.oldest_received_at()) == (1, 1, 1.0)
+    assert (pipeline.in_flight_records, pipeline.running_batches, pipeline.oldest_received_at()) == (1, 1, 1.0)
     assert rig.parcels == []
     rig.score(now=2.0)
     assert pipeline.running_batches == 0
     (parcel,) = rig.parcels
     assert (parcel.tp, parcel.keys, parcel.values) == (TopicPartition("out", 0), [b"k7"], [b"7:7"])
-    assert pipeline.in_flight() == 1
+    assert pipeline.in_flight_records == 1
     assert pipeline.next_offsets()[A] == -1
     rig.acknowledge(now=3.0)
-    assert (pipeline.in_flight(), pipeline.uncommitted_records, pipeline.next_offsets()[A]) == (0, 1, 8)
+    assert (pipeline.in_flight_records, pipeline.uncommitted_records, pipeline.next_offsets()[A]) == (0, 1, 8)
     assert rig.commits == []
     pipeline.tick(INTERVAL_S)
     rig.pull()
     assert dict(rig.commits[0].commit.offsets) == {A: 8}
-    pipeline.offsets_committed(INTERVAL_S)
+    rig.commit_ended(INTERVAL_S)
     assert (pipeline.uncommitted_records, rig.pull()) == (0, [])
 
 
@@ -191,7 +195,7 @@ def test_only_spans_of_running_assignments_are_taken() -> None:
     rig = Rig()
     late, held = make_span(A, [0], epoch=9), make_span(B, [0], epoch=rig.epochs[B])
     assert rig.pipeline.records_received([late, held], 0.0) == [held]
-    assert (rig.pipeline.tally.stale_rows, rig.pipeline.in_flight()) == (1, 1)
+    assert (rig.pipeline.tally.stale_rows, rig.pipeline.in_flight_records) == (1, 1)
 
 
 # ---- engine slots ----------------------------------------------------------------------------------------------
@@ -293,7 +297,7 @@ def test_bad_rows_become_dead_letters_and_the_rest_is_scored() -> None:
     assert rig.pipeline.tally.dead_lettered == {"tombstone": 1, "empty_value": 1, "invalid_json": 2}
     assert [_offsets(batch) for batch in rig.batches] == [[1, 4, 5]]
     rig.through()
-    assert rig.pipeline.in_flight() == 0
+    assert rig.pipeline.in_flight_records == 0
     assert rig.pipeline.next_offsets()[A] == 7
 
 
@@ -301,11 +305,11 @@ def test_a_dead_letter_settles_its_record_when_acknowledged() -> None:
     """Not when it is sent: the offset waits for the broker."""
     rig = Rig()
     rig.receive([3], [b"bad"])
-    assert (rig.pipeline.in_flight(), rig.batches) == (1, [])
-    assert rig.pipeline.final_commit() is None
+    assert (rig.pipeline.in_flight_records, rig.batches) == (1, [])
+    assert rig.pipeline.committable() is None
     rig.acknowledge()
-    assert rig.pipeline.in_flight() == 0
-    commit = rig.pipeline.final_commit()
+    assert rig.pipeline.in_flight_records == 0
+    commit = rig.pipeline.committable()
     assert commit is not None
     assert dict(commit.offsets) == {A: 4}
 
@@ -322,7 +326,7 @@ def test_tombstones_are_skipped_when_told() -> None:
     rig = Rig(skip=True)
     rig.receive([0, 1, 2], [None, b"", None])
     assert [_reason(parcel) for parcel in rig.parcels] == ["empty_value"]
-    assert (rig.pipeline.tally.skipped, rig.pipeline.in_flight()) == (2, 1)
+    assert (rig.pipeline.tally.skipped, rig.pipeline.in_flight_records) == (2, 1)
     assert rig.pipeline.next_offsets()[A] == 1
     rig.acknowledge()
     assert rig.pipeline.next_offsets()[A] == 3
@@ -373,7 +377,7 @@ def test_rows_the_engine_refuses_are_cut_out() -> None:
     ]
     assert rig.pipeline.tally.dead_lettered == {"model_error": 4}
     rig.through()
-    assert rig.pipeline.in_flight() == 0
+    assert rig.pipeline.in_flight_records == 0
 
 
 def test_a_batch_of_culprits_is_not_encoded() -> None:
@@ -401,7 +405,7 @@ def test_outputs_too_large_for_the_topic_become_dead_letters() -> None:
     assert letters == [(A, 0), (A, 3), (A, 5)]
     assert rig.pipeline.tally.dead_lettered == {"output_oversize": 3}
     rig.through()
-    assert (rig.pipeline.in_flight(), rig.pipeline.next_offsets()[A]) == (0, 6)
+    assert (rig.pipeline.in_flight_records, rig.pipeline.next_offsets()[A]) == (0, 6)
 
 
 def test_records_the_broker_refuses_become_dead_letters() -> None:
@@ -410,7 +414,7 @@ def test_records_the_broker_refuses_become_dead_letters() -> None:
     rig.receive([0, 1, 2])
     rig.score()
     rig.acknowledge({1: REFUSED})
-    assert rig.pipeline.in_flight() == 1
+    assert rig.pipeline.in_flight_records == 1
     assert rig.pipeline.next_offsets()[A] == 1
     (letter,) = rig.parcels
     assert (source_of(letter.headers[0]), _reason(letter)) == ((A, 1), "broker_refused")
@@ -473,7 +477,7 @@ def test_only_one_commit_is_under_way() -> None:
     rig.pull()
     assert len(rig.commits) == 1
     assert rig.pipeline.next_wakeup() is None
-    rig.pipeline.offsets_committed(3 * INTERVAL_S)
+    rig.commit_ended(3 * INTERVAL_S)
     rig.pull()
     assert [dict(action.commit.offsets) for action in rig.commits] == [{A: 1}, {A: 2}]
 
@@ -483,7 +487,7 @@ def test_the_interval_counts_from_the_last_commit() -> None:
     rig = Rig()
     rig.receive([0])
     rig.through(now=INTERVAL_S + 1)
-    rig.pipeline.offsets_committed(INTERVAL_S + 2)
+    rig.commit_ended(INTERVAL_S + 2)
     rig.receive([1], now=INTERVAL_S + 3)
     rig.through(now=INTERVAL_S + 3)
     assert len(rig.commits) == 1
@@ -495,7 +499,7 @@ def test_a_failed_commit_is_tried_again_soon() -> None:
     rig = Rig()
     rig.receive([0])
     rig.through(now=INTERVAL_S)
-    rig.pipeline.commit_failed(12.0)
+    rig.commit_ended(12.0, done=False)
     assert rig.pull() == []
     assert rig.pipeline.uncommitted_records == 1
     assert rig.pipeline.next_wakeup() == 12.0 + COMMIT_RETRY_S
@@ -511,7 +515,7 @@ def test_a_short_interval_is_kept_after_a_failed_commit() -> None:
     rig = Rig(interval_s=0.2)
     rig.receive([0])
     rig.through(now=0.2)
-    rig.pipeline.commit_failed(0.3)
+    rig.commit_ended(0.3, done=False)
     assert rig.pipeline.next_wakeup() == pytest.approx(0.5)
 
 
@@ -520,7 +524,7 @@ def test_a_commit_that_failed_holds_up_none_of_the_next_assignment() -> None:
     rig = Rig(commit_records=1)
     rig.receive([0])
     rig.through()
-    rig.pipeline.commit_failed(1.0)
+    rig.commit_ended(1.0, done=False)
     rig.pipeline.partitions_revoked([A])
     rig.pipeline.partitions_assigned([A], 1.0)
     rig.receive([0], now=1.0)
@@ -534,26 +538,17 @@ def test_a_failed_commit_by_count_waits_for_its_turn_too() -> None:
     rig.receive([0])
     rig.through()
     assert len(rig.commits) == 1
-    rig.pipeline.commit_failed(1.0)
+    rig.commit_ended(1.0, done=False)
     rig.receive([1], now=1.0)
     rig.through(now=1.0)
     assert len(rig.commits) == 1
     rig.pipeline.tick(1.0 + COMMIT_RETRY_S)
     rig.pull()
     assert dict(rig.commits[-1].commit.offsets) == {A: 2}
-    rig.pipeline.offsets_committed(2.0 + COMMIT_RETRY_S)
+    rig.commit_ended(2.0 + COMMIT_RETRY_S)
     rig.receive([2], now=2.0 + COMMIT_RETRY_S)
     rig.through(now=2.0 + COMMIT_RETRY_S)
     assert len(rig.commits) == 3
-
-
-def test_a_confirmation_without_a_commit_changes_nothing() -> None:
-    """A late answer to a commit that has failed meanwhile is no commit."""
-    rig = Rig()
-    rig.receive([0])
-    rig.through(now=1.0)
-    rig.pipeline.offsets_committed(2.0)
-    assert (rig.pipeline.uncommitted_records, rig.pull()) == (1, [])
 
 
 def test_a_final_commit_waits_for_no_interval() -> None:
@@ -561,12 +556,12 @@ def test_a_final_commit_waits_for_no_interval() -> None:
     rig = Rig()
     rig.receive([0, 1])
     rig.through()
-    commit = rig.pipeline.final_commit()
+    commit = rig.pipeline.committable()
     assert commit is not None
     assert dict(commit.offsets) == {A: 2}
-    rig.pipeline.final_committed(commit)
+    rig.pipeline.commit_ended(commit, 0.0, done=True)
     assert rig.pipeline.uncommitted_records == 0
-    assert rig.pipeline.final_commit() is None
+    assert rig.pipeline.committable() is None
 
 
 # ---- flow ------------------------------------------------------------------------------------------------------
@@ -604,27 +599,8 @@ def test_uncommitted_records_bound_the_room() -> None:
         rig.through()
     assert rig.pipeline.uncommitted_records == 6
     assert rig.pipeline.room() == 0
-    starved = rig.pipeline.starved
-    rig.pipeline.offsets_committed(0.0)
-    assert (starved, rig.pipeline.starved) == (True, False)
+    rig.commit_ended(0.0)
     assert (rig.pipeline.uncommitted_records, rig.pipeline.room()) == (3, 3)
-
-
-def test_in_flight_counts_all_or_the_partitions_asked_for() -> None:
-    """None of them given means all; an empty list means none."""
-    rig = Rig()
-    rig.receive([0, 1])
-    rig.receive([0], tp=B)
-    pipeline = rig.pipeline
-    assert [pipeline.in_flight(), pipeline.in_flight([A]), pipeline.in_flight([B]), pipeline.in_flight([])] == [
-        3,
-        2,
-        1,
-        0,
-    ]
-
-
-# ---- revocation ------------------------------------------------------------------------------------------------
 
 
 def test_a_revocation_flushes_and_admits_nothing() -> None:
@@ -649,7 +625,7 @@ def test_revoked_partitions_release_their_records() -> None:
     assert rig.pipeline.queued_records == 1
     assert rig.pipeline.partitions_revoked([A]) == 5
     pipeline = rig.pipeline
-    assert (pipeline.tally.abandoned, pipeline.queued_records, pipeline.in_flight()) == (5, 0, 0)
+    assert (pipeline.tally.abandoned, pipeline.queued_records, pipeline.in_flight_records) == (5, 0, 0)
     rig.score()
     rig.score()
     assert (rig.parcels, pipeline.tally.stale_rows) == ([], 4)
@@ -710,7 +686,7 @@ def test_late_acknowledgements_are_stale() -> None:
     rig.pipeline.partitions_assigned([A], 0.0)
     rig.acknowledge(now=50.0)
     assert rig.pipeline.tally.stale_rows == 2
-    assert rig.pipeline.final_commit() is None
+    assert rig.pipeline.committable() is None
     assert rig.commits == []
 
 
@@ -733,7 +709,7 @@ def test_stale_spans_are_counted_and_dropped() -> None:
     assert rig.pipeline.records_received([late], 0.0) == []
     rig.pipeline.record_unreadable(make_span(A, [3], [None], epoch=9), REFUSED)
     assert rig.pipeline.tally.stale_rows == 4
-    assert (rig.pull(), rig.pipeline.in_flight()) == ([], 0)
+    assert (rig.pull(), rig.pipeline.in_flight_records) == ([], 0)
 
 
 def test_a_commit_under_way_survives_a_revocation() -> None:
@@ -745,7 +721,7 @@ def test_a_commit_under_way_survives_a_revocation() -> None:
     assert len(rig.commits) == 1
     rig.pipeline.partitions_revoked([A])
     rig.pipeline.partitions_assigned([A], 11.0)
-    rig.pipeline.offsets_committed(12.0)
+    rig.commit_ended(12.0)
     assert rig.pipeline.uncommitted_records == 1
     rig.pipeline.tick(21.0)
     rig.pull()
@@ -779,8 +755,8 @@ def test_a_drain_flushes_and_admits_nothing_more() -> None:
     rig.pipeline.partitions_assigned([B], 0.3)
     assert rig.pipeline.room() == 0
     rig.through()
-    assert rig.pipeline.in_flight() == 0
-    commit = rig.pipeline.final_commit()
+    assert rig.pipeline.in_flight_records == 0
+    commit = rig.pipeline.committable()
     assert commit is not None
     assert dict(commit.offsets) == {A: 2}
 

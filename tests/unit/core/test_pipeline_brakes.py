@@ -89,7 +89,7 @@ def test_every_kind_of_refusal_counts(refuse: Callable[[Pipeline], None]) -> Non
     refuse(pipeline)
     assert list(pipeline.brakes.stopped()) == [TP]
     answer(pipeline)
-    assert pipeline.in_flight() == 0
+    assert pipeline.in_flight_records == 0
 
 
 def test_an_acknowledged_output_counts_as_passed() -> None:
