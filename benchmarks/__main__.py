@@ -11,7 +11,7 @@ examples:
   python -m benchmarks --system headrace --system quix --workload fraud --repetitions 3
   python -m benchmarks --system headrace:at_least_once --part latency --rate 2000 --rate 10000
   python -m benchmarks --show FILE                   print the tables of a file
-  python -m benchmarks --page                        write docs/performance.md from the newest results
+  python -m benchmarks --page                        write what the pages quote from the newest results
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from types import FrameType
 
 import msgspec
 
-from benchmarks.harness import document, machine, results, terminal
+from benchmarks.harness import document, excerpt, machine, results, terminal
 from benchmarks.harness.bench import Bench
 from benchmarks.harness.campaign import Campaign
 from benchmarks.harness.cluster import Cluster
-from benchmarks.harness.places import PAGE, PLOTS, PROJECT, RESULTS
+from benchmarks.harness.places import PAGE, PLOTS, PROJECT, README, RESULTS
 from benchmarks.harness.plan import FORMS, MEASUREMENTS, Plan, chosen_parts, chosen_rows
 from benchmarks.harness.results import Result
 from benchmarks.harness.scratch import Place, choose
@@ -166,18 +166,19 @@ def _plan(options: argparse.Namespace, name: str) -> Plan:
 
 
 def _page(*, check: bool) -> int:
-    """Write the page and its plots, or say whether they are what the newest results give."""
+    """Write the page, its plots and the README's table, or say whether they are what the newest results give."""
     if not check:
         _write_page()
         return 0
-    stale = document.stale(PAGE, PLOTS, RESULTS)
+    stale = document.stale(PAGE, PLOTS, RESULTS) + excerpt.stale(README, RESULTS)
     for path in stale:
         print(f"{_shown(path)} is not what the newest results give: python -m benchmarks --page", file=sys.stderr)
     return 1 if stale else 0
 
 
 def _write_page() -> None:
-    print(f"written: {', '.join(_shown(one) for one in document.write(PAGE, PLOTS, RESULTS))}")
+    written = document.write(PAGE, PLOTS, RESULTS) + excerpt.write(README, RESULTS)
+    print(f"written: {', '.join(_shown(one) for one in written)}")
 
 
 def _shown(path: Path) -> str:
@@ -212,7 +213,9 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument("--out", type=Path, default=RESULTS, metavar="FOLDER", help="where the figures go")
     where.add_argument("--list", action="store_true", help="print systems, workloads and parts, and stop")
     where.add_argument("--show", type=Path, metavar="FILE", help="print the tables of a file, and stop")
-    where.add_argument("--page", action="store_true", help="write docs/performance.md and its plots, and stop")
+    where.add_argument(
+        "--page", action="store_true", help="write docs/performance.md, its plots, README's table, and stop"
+    )
     where.add_argument("--check-page", action="store_true", help="fail where they are out of date, and stop")
     return parser
 

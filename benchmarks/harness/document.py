@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from benchmarks.harness import marked
 from benchmarks.harness.cells import Table
 from benchmarks.harness.plots import TITLES, names, plots
 from benchmarks.harness.results import Result, load, newest
@@ -11,8 +12,6 @@ from benchmarks.harness.summary import Summary
 from benchmarks.harness.tables import tables
 from benchmarks.harness.targets import Outcome, judge
 
-BEGIN = "<!-- begin of what `python -m benchmarks --page` writes -->"
-END = "<!-- end of what `python -m benchmarks --page` writes -->"
 HEADS = {"full": "## Side by side", "long": "## Over minutes"}
 NO_RESULT = {
     "full": "`benchmarks/results` holds no full run yet; `make bench` makes one.",
@@ -42,10 +41,6 @@ def stale(page: Path, folder: Path, results: Path) -> list[Path]:
 
 def _wanted(page: Path, folder: Path, results: Path) -> dict[Path, str]:
     """Every file with its content. Raises ValueError where the page has no place for the generated part."""
-    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{page} lacks the lines {BEGIN!r} and {END!r}: between them the figures belong")
     sections: list[str] = []
     drawn: dict[Path, str] = {}
     for form, head in HEADS.items():
@@ -56,8 +51,7 @@ def _wanted(page: Path, folder: Path, results: Path) -> dict[Path, str]:
             result = load(path)
             sections.append(f"{head}\n\n{section(result, path.name, folder.name)}")
             drawn |= {folder / name: svg for name, svg in plots(result).items()}
-    generated = "\n\n".join(sections)
-    return {page: f"{before}{BEGIN}\n{generated}\n{END}{after}"} | drawn
+    return {page: marked.replaced(page, "\n\n".join(sections))} | drawn
 
 
 def section(result: Result, source: str, folder: str) -> str:
@@ -81,7 +75,7 @@ def _shortfalls(result: Result) -> str:
     lines = [f"Of {len(verdicts)} targets: {head} (*close*: short by at most a tenth)."]
     if missed:
         lines.append("Missed by more than a tenth:\n")
-        lines += [f"- {one.what}: {one.reached}, required {_escaped(one.required)}" for one in missed]
+        lines += [f"- {one.what}: {one.reached}, required {marked.escaped(one.required)}" for one in missed]
     return "\n".join(lines)
 
 
@@ -99,14 +93,8 @@ def _circumstances(result: Result, source: str) -> str:
 
 
 def _markdown(table: Table) -> str:
-    rule = ("---", *("---:" for _ in table.header[1:]))
-    lines = [f"| {' | '.join(_escaped(cell) for cell in row)} |" for row in (table.header, rule, *table.rows)]
     note = f"\n\n{table.note}" if table.note else ""
-    return f"### {table.title}\n\n" + "\n".join(lines) + note
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;").replace(">", "&gt;")
+    return f"### {table.title}\n\n{marked.rows(table)}{note}"
 
 
 def _picture(name: str, folder: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[2]
 SYSTEMS = PROJECT / "benchmarks" / "systems"
 RESULTS = PROJECT / "benchmarks" / "results"
+README = PROJECT / "README.md"
 PAGE = PROJECT / "docs" / "performance.md"
 PLOTS = PROJECT / "docs" / "performance"
 CACHE = PROJECT / ".cache" / "bench"

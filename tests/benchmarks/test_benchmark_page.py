@@ -5,16 +5,17 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from benchmarks.harness import charts, document, terminal
+from benchmarks.harness import charts, document, excerpt, marked, terminal
 from benchmarks.harness.charts import Axis, nice_step
-from benchmarks.harness.places import PAGE, PLOTS, RESULTS
+from benchmarks.harness.places import PAGE, PLOTS, README, RESULTS
 from benchmarks.harness.plots import plots
 from benchmarks.harness.results import Result, new_path, save
 from tests.benchmarks.samples import result
 
-EMPTY_PAGE = f"# Title\n\n{document.BEGIN}\nstale\n{document.END}\n\nprose\n"
+EMPTY_PAGE = f"# Title\n\n{marked.BEGIN}\nstale\n{marked.END}\n\nprose\n"
 
 
 def keep(made: Result, folder: Path) -> None:
@@ -30,8 +31,8 @@ def long_result() -> Result:
 
 
 def test_committed_page_is_up_to_date() -> None:
-    """docs/performance.md and its plots are what the newest committed results give."""
-    assert document.stale(PAGE, PLOTS, RESULTS) == []
+    """docs/performance.md, its plots and README's table are what the newest committed results give."""
+    assert document.stale(PAGE, PLOTS, RESULTS) + excerpt.stale(README, RESULTS) == []
 
 
 def test_page_keeps_its_prose(tmp_path: Path) -> None:
@@ -46,6 +47,35 @@ def test_page_keeps_its_prose(tmp_path: Path) -> None:
     assert "stale" not in text
     assert len(written) == 11
     assert document.stale(page, tmp_path / "performance", tmp_path) == []
+
+
+def test_readme_shows_each_system_in_its_fastest_variant(tmp_path: Path) -> None:
+    """Headrace in every one; the fastest first, with what a kill cost, and a rate that was not held is said so."""
+    made = result()
+    readme = tmp_path / "README.md"
+    readme.write_text(EMPTY_PAGE)
+    assert excerpt.stale(readme, tmp_path) == [readme]
+    excerpt.write(readme, tmp_path)
+    assert "No full run" in readme.read_text()
+    keep(made, tmp_path)
+    excerpt.write(readme, tmp_path)
+    assert excerpt.stale(readme, tmp_path) == []
+    rows = {row[0]: row for row in excerpt.table(made).rows}
+    assert list(rows)[:2] == ["echo, aiokafka, pipelined", "**Headrace**, two processes"]
+    assert "hand-written loop, unsafe" in rows
+    assert "hand-written loop, safe" not in rows
+    assert rows["**Headrace**, at least once"][1:4] == ("120,000", "6.5", "120")
+    assert {row[-1] for row in rows.values()} > {"-"}
+
+
+def test_a_rate_that_was_not_held_has_no_latency_in_the_readme() -> None:
+    """Its percentiles are those of a queue."""
+    made = result()
+    part = next(part for part in made.parts if part.latencies and part.name == "latency")
+    late = [msgspec.structs.replace(one, why_not_held="late") for one in part.latencies]
+    part.latencies[:] = late
+    rows = {row[0]: row[4] for row in excerpt.table(made).rows}
+    assert rows["**Headrace**, at least once"] == "not held"
 
 
 def test_a_page_without_marks_is_refused(tmp_path: Path) -> None:
