@@ -59,6 +59,9 @@ def explain(value: bytes | None, root: Node, packers: tuple[TensorPacker, ...]) 
 
 def is_too_deep(value: bytes) -> bool:
     """Whether arrays and objects nest deeper than ``MAX_DEPTH``; cheap unless there are that many brackets."""
+    # To find nothing takes a tenth of the time of counting, and most long values are flat.
+    if value.find(b"{", 1) < 0 and value.find(b"[") < 0:
+        return False
     if value.count(b"[") + value.count(b"{") <= MAX_DEPTH:
         return False
     marks = np.frombuffer(_STRING_TOKEN.sub(b"", value), np.uint8)

@@ -42,7 +42,7 @@ class OutputEncoder:
             rename=dict(zip(attributes, names, strict=True)),
             gc=False,
         )
-        self._encode_lines = msgspec.json.Encoder().encode_lines
+        self._encode = msgspec.json.Encoder().encode
         self._getters = [attrgetter(".".join(path.attributes)) for path in self._paths]
 
     def encode(self, rows: Sequence[object], outputs: Mapping[str, np.ndarray]) -> list[bytes]:
@@ -54,9 +54,7 @@ class OutputEncoder:
             columns.append((outputs[self._decision.output] >= self._decision.threshold).tolist())
         if any(len(column) != len(rows) for column in columns):
             raise ValueError(f"outputs of other than {len(rows)} rows")
-        lines = list(map(self._scored, *columns))
-        # JSON as it is encoded here holds no line break; the last line ends with one.
-        return self._encode_lines(lines).split(b"\n")[:-1]
+        return list(map(self._encode, map(self._scored, *columns)))
 
     def _field(self, at: int, rows: Sequence[object]) -> list[object]:
         """One field of every row."""

@@ -8,6 +8,7 @@ it cannot, which ``loose_fault`` checks per record.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal
@@ -198,10 +199,28 @@ def _number_type(node: Node, spec: NumberSpec) -> Any:
     if spec.integer and spec.allowed and all(abs(value) < _INT64 for value in spec.allowed if isinstance(value, int)):
         return Literal[spec.allowed]
     exact = all(abs(bound) < EXACT for bound in bounds)
-    node.loose = spec.allowed is not None or (bool(bounds) and not (node.fed and exact))
+    node.loose = spec.allowed is not None or not exact
+    # What feeds a tensor is checked there, by column.
+    bounded = bounds and exact and not node.fed
+    whole: Any = Annotated[int, _limits(spec, whole=True)] if bounded else int
     if spec.integer:
-        return int
-    return float | int if node.whole else float
+        return whole
+    real: Any = Annotated[float, _limits(spec, whole=False)] if bounded else float
+    return real | whole if node.whole else real
+
+
+def _limits(spec: NumberSpec, *, whole: bool) -> Meta:
+    """The bounds of a number; an exclusive one is the next number inside."""
+    low, high = spec.minimum, spec.maximum
+    if spec.exclusive_minimum is not None:
+        above = math.nextafter(spec.exclusive_minimum, math.inf)
+        low = above if low is None else max(low, above)
+    if spec.exclusive_maximum is not None:
+        below = math.nextafter(spec.exclusive_maximum, -math.inf)
+        high = below if high is None else min(high, below)
+    if whole:
+        low, high = low if low is None else math.ceil(low), high if high is None else math.floor(high)
+    return Meta(ge=low, le=high)
 
 
 def _struct_type(node: Node, spec: ObjectSpec, *, full: bool) -> type[msgspec.Struct]:

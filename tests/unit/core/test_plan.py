@@ -54,6 +54,14 @@ VECTOR = TensorSpec("x", "float32", (2,), ("a",))
         ({"type": ["string", "null"], "const": None}, [None], ["a"]),
         ({"enum": [1, 2]}, [1, 2], [0, 3, "1"]),
         ({**INTEGER, "enum": [2**63 - 1]}, [2**63 - 1], [2**63 - 2]),
+        ({**INTEGER, "minimum": 1, "maximum": 3}, [1, 3], [0, 4, -(2**70), 2**70]),
+        ({**INTEGER, "minimum": 0.5, "maximum": 3.5}, [1, 3], [0, 4]),
+        ({**INTEGER, "exclusiveMinimum": 0, "exclusiveMaximum": 4}, [1, 3], [0, 4]),
+        ({**INTEGER, "exclusiveMinimum": 0.5, "exclusiveMaximum": 3.5}, [1, 3], [0, 4]),
+        ({**NUMBER, "minimum": 0.5, "maximum": 2}, [0.5, 1, 2, 2.0], [0, 0.25, 3, 2.5, 2**70, -(2**70)]),
+        ({**NUMBER, "exclusiveMinimum": 0, "exclusiveMaximum": 2}, [0.5, 1, 1.5], [0, 0.0, 2, 2.0]),
+        ({**NUMBER, "minimum": 0, "exclusiveMinimum": 0, "maximum": 2, "exclusiveMaximum": 2}, [1, 0.5], [0, 2.0]),
+        ({**NUMBER, "minimum": 1, "exclusiveMinimum": 0, "maximum": 2, "exclusiveMaximum": 3}, [1, 2.0], [0.5, 2.5]),
         (INTEGER, [1, -(2**70)], [1.5, "1", True, None]),
         (NUMBER, [1, 1.5], ["1", False, None]),
         ({"type": ["number", "null"]}, [1, None], ["1"]),
@@ -112,16 +120,16 @@ def test_texts_of_an_array_have_their_number_too() -> None:
 
 
 FLOAT = TensorSpec("x", "float64", (), ("a",))
-ITEMS = {"type": "array", "items": {**NUMBER, "minimum": 0}}
+ITEMS = {"type": "array", "items": {**NUMBER, "minimum": -(2**53)}}
 
 
 @pytest.mark.parametrize(
     ("field", "fed", "included"),
     [
         (NUMBER, False, False),
-        ({**NUMBER, "minimum": 0}, False, True),
-        ({**NUMBER, "exclusiveMaximum": 0}, False, True),
-        ({**INTEGER, "maximum": 2**53 - 1}, False, True),
+        ({**NUMBER, "minimum": 0}, False, False),
+        ({**NUMBER, "exclusiveMaximum": 0}, False, False),
+        ({**INTEGER, "maximum": 2**53 - 1}, False, False),
         ({**INTEGER, "maximum": 2**53}, True, True),
         ({**INTEGER, "exclusiveMinimum": -(2**53)}, True, True),
         ({"enum": [0.5, 1]}, True, True),
@@ -133,19 +141,21 @@ ITEMS = {"type": "array", "items": {**NUMBER, "minimum": 0}}
     ],
 )
 def test_what_the_types_cannot_hold_gets_a_closer_look(field: dict[str, Any], fed: bool, included: bool) -> None:
-    """Bounds are the tensor's to check, where floats are exact; elsewhere, and for other lists, each row is visited."""
+    """Bounds are the tensor's or the type's to check, where floats are exact; beyond, each row is visited."""
     assert decoder(field, FLOAT)._root.loose is fed
     assert decoder(field, include=True)._root.loose is included
 
 
 def test_bounds_of_items_are_checked_by_the_tensor_or_one_by_one() -> None:
-    """An array that feeds a tensor needs no visit, one that the output repeats does."""
-    assert decoder(ITEMS, VECTOR)._root.loose is False
+    """An array that feeds a tensor needs no visit, one that the output repeats does where floats are not exact."""
+    bounded = {"type": "array", "items": {**NUMBER, "minimum": 0}}
+    assert decoder(bounded, VECTOR)._root.loose is False
+    assert unsure(decoder(bounded, include=True), [1, 0], [1, -1], [-0.5]) == [[1, -1], [-0.5]]
     subject = decoder(ITEMS, include=True)
     assert subject._root.loose is True
-    assert loose_fault(subject._root, row(subject, {"id": "x", "a": [1, 0]})) is None
-    fault = loose_fault(subject._root, row(subject, {"id": "x", "a": [1, -1]}))
-    assert fault == Fault("out_of_range", "is below the minimum 0")
+    assert loose_fault(subject._root, row(subject, {"id": "x", "a": [1, -(2**53)]})) is None
+    fault = loose_fault(subject._root, row(subject, {"id": "x", "a": [1, -(2**53) - 2]}))
+    assert fault == Fault("out_of_range", "is below the minimum -9007199254740992")
     assert loose_fault(subject._root, row(subject, {"id": "x"})) is None
 
 
