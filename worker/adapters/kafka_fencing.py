@@ -28,6 +28,7 @@ from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.structs import OffsetAndMetadata
 
 from worker.adapters.kafka_fencing_wire import FencedOffsetCommit, StableOffsetFetch, TxnOffsetCommitResponse
+from worker.adapters.kafka_frames import INT32, Layout
 from worker.adapters.kafka_produce_wire import Produce
 from worker.adapters.kafka_receiver import Receiver
 from worker.core.records import TopicPartition
@@ -214,8 +215,14 @@ def receive_directly(client: AIOKafkaClient, node: int) -> None:
     def take(message: bytes | memoryview) -> None:
         if connection._writer is None:
             return  # it was closed over an earlier message
+        request = connection._requests[0][1] if connection._requests else None
         try:
-            connection._handle_frame(message)
+            if isinstance(request, Layout):
+                request.answer = message
+                connection._handle_frame(bytes(message[: INT32.size]))
+                request.answer = None
+            else:
+                connection._handle_frame(message)
         except Exception as error:  # as aiokafka's own reader does
             log.exception("answer_unreadable", node=node)
             connection.close(reason=CloseReason.CONNECTION_BROKEN, exc=error)

@@ -80,12 +80,12 @@ class _FetchV4(Layout):
         self._fetch = fetch
 
     def encode(self) -> bytes:
-        """The request's body."""
+        """The request."""
         fetch = self._fetch
         topics: dict[str, list[bytes]] = defaultdict(list)
         for tp, position in fetch.positions.items():
             topics[tp.topic].append(self._partition(tp.partition, position))
-        parts = [self._head(), INT32.pack(len(topics))]
+        parts = [self.header, self._head(), INT32.pack(len(topics))]
         for topic, partitions in topics.items():
             parts += [text(topic), INT32.pack(len(partitions)), *partitions]
         parts.append(self._TAIL)
@@ -100,7 +100,7 @@ class _FetchV4(Layout):
 
     def decode(self, frame: BytesIO) -> Answers:
         """The answer; raises struct.error where it is cut short or leaves a partition out: this ends the connection."""
-        raw, at = frame.getvalue(), frame.tell()
+        raw, at = self.answered(frame)
         _, *code = self._ANSWER.unpack_from(raw, at)
         at += self._ANSWER.size
         partitions: dict[TopicPartition, Answer] = {}
@@ -116,7 +116,7 @@ class _FetchV4(Layout):
             raise struct.error("the answer tells of other partitions than were asked for")
         return found
 
-    def _answered(self, raw: bytes, at: int) -> tuple[int, Answer, int]:
+    def _answered(self, raw: bytes | memoryview, at: int) -> tuple[int, Answer, int]:
         """One partition's number, its answer, and where the next one begins."""
         partition, code, end, *_, aborted = self._ANSWERED.unpack_from(raw, at)
         at += self._ANSWERED.size
@@ -129,7 +129,7 @@ class _FetchV4(Layout):
         stop = at + max(length, 0)
         if stop > len(raw):
             raise struct.error("the records are cut short")
-        return partition, Answer(kafka.for_code(code), end, transactions, raw[at:stop]), stop
+        return partition, Answer(kafka.for_code(code), end, transactions, bytes(raw[at:stop])), stop
 
 
 class _FetchV11(_FetchV4):

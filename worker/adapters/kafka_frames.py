@@ -34,6 +34,10 @@ class Layout:
 
     API_KEY: ClassVar[int]
     API_VERSION: ClassVar[int]
+    header = b""
+    """What the message begins with. It is part of what ``encode`` returns: joined later, it would cost a copy."""
+    answer: bytes | memoryview | None = None
+    """The whole answer where it was received directly; the frame has its header alone then, to save a copy."""
 
     @property
     def RESPONSE_TYPE(self) -> Self:  # noqa: N802 # aiokafka's name
@@ -42,11 +46,16 @@ class Layout:
 
     def build_request_header(self, correlation_id: int, client_id: str) -> Frame:
         """Key, version, correlation and client."""
-        return Frame(_HEADER.pack(self.API_KEY, self.API_VERSION, correlation_id) + text(client_id))
+        self.header = _HEADER.pack(self.API_KEY, self.API_VERSION, correlation_id) + text(client_id)
+        return Frame(b"")
 
     def parse_response_header(self, frame: BytesIO) -> Correlation:
         """The answer's correlation id."""
         return Correlation(*INT32.unpack(frame.read(INT32.size)))
+
+    def answered(self, frame: BytesIO) -> tuple[bytes | memoryview, int]:
+        """The answer, and where it goes on behind its header."""
+        return frame.getvalue() if self.answer is None else self.answer, frame.tell()
 
 
 _L = TypeVar("_L", bound=Layout)
@@ -68,16 +77,16 @@ def text(value: str) -> bytes:
     return INT16.pack(len(raw)) + raw
 
 
-def read_text(raw: bytes, at: int) -> tuple[str, int]:
+def read_text(raw: bytes | memoryview, at: int) -> tuple[str, int]:
     """The text at ``at``, and where it ends; raises struct.error where it is cut short or has a negative length."""
     (length,) = INT16.unpack_from(raw, at)
     begin = at + INT16.size
     stop = begin + length
     if not begin <= stop <= len(raw):
         raise struct.error("a text is cut short")
-    return raw[begin:stop].decode(), stop
+    return str(raw[begin:stop], "utf-8"), stop
 
 
-def number(raw: bytes, at: int) -> tuple[int, int]:
+def number(raw: bytes | memoryview, at: int) -> tuple[int, int]:
     """The 32-bit number at ``at``, and where it ends; raises struct.error behind the end."""
     return INT32.unpack_from(raw, at)[0], at + INT32.size

@@ -56,11 +56,11 @@ class _ProduceV3(Layout):
         self._produce = produce
 
     def encode(self) -> bytes:
-        """The request's body."""
+        """The request."""
         produce = self._produce
         identity = _NULL if produce.transactional_id is None else text(produce.transactional_id)
         acks = _ACKS_TIMEOUT.pack(produce.required_acks, produce.timeout_ms)
-        parts = [identity, acks, INT32.pack(len(produce.topics))]
+        parts = [self.header, identity, acks, INT32.pack(len(produce.topics))]
         for topic, batches in produce.topics.items():
             parts += [text(topic), INT32.pack(len(batches))]
             for partition, batch in batches:
@@ -69,10 +69,10 @@ class _ProduceV3(Layout):
 
     def decode(self, frame: BytesIO) -> Produced:
         """The answer; raises struct.error where it is cut short or leaves a batch out, which ends the connection."""
-        raw = frame.getvalue()
+        raw, at = self.answered(frame)
         produced = self._PRODUCED
         topics: list[tuple[str, list[tuple[int, ...]]]] = []
-        count, at = number(raw, frame.tell())
+        count, at = number(raw, at)
         for _ in range(count):
             topic, at = read_text(raw, at)
             partitions, at = number(raw, at)
