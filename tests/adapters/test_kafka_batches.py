@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import pytest
 from aiokafka import codec as codecs
-from hypothesis import given, settings
+from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.adapters.batches import ABORT, COMMIT, Record, batch, broken, marker, plain, sealed
+from tests.adapters.batches import ABORT, ATTRIBUTES_AT, COMMIT, Record, batch, broken, marker, plain, sealed
 from worker.adapters.kafka_batches import Columns, CorruptBatchError, FetchedRecords, Piece, Unread
 
 PACK = {1: codecs.gzip_encode, 2: codecs.snappy_encode, 3: codecs.lz4_encode, 4: codecs.zstd_encode}
@@ -130,6 +131,29 @@ def test_a_corrupt_batch_is_told_before_anything_behind_it() -> None:
     assert [piece.offset for piece in lost if isinstance(piece, Unread)] == [2, 3, 4]
     assert _records(_drained(fetched)) == plain(5, 1)
     assert fetched.next_offset == 6
+
+
+@pytest.mark.parametrize("implementation", ["c", "python"])
+@given(data=st.data())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+def test_a_changed_byte_is_noticed(monkeypatch: pytest.MonkeyPatch, implementation: str, data: st.DataObject) -> None:
+    """Anywhere behind the checksum, with or without the processor's instruction for it."""
+    monkeypatch.setattr("google_crc32c.implementation", implementation)
+    raw = bytearray(batch(plain(0, 3)))
+    assert _records(_drained(FetchedRecords(bytes(raw), 0, None))) == plain(0, 3)
+    raw[data.draw(st.integers(ATTRIBUTES_AT, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
+    with pytest.raises(CorruptBatchError):
+        FetchedRecords(bytes(raw), 0, None).take(10)
+
+
+def test_a_batch_of_an_older_format_has_a_checksum_of_its_own() -> None:
+    """Format 1, which brokers keep from before Kafka 0.11."""
+    builder = LegacyRecordBatchBuilder(1, 0, 1 << 16)
+    builder.append(0, 1000, b"k0", b"v0")
+    raw = bytes(builder.build())
+    assert _records(_drained(FetchedRecords(raw, 0, None))) == plain(0, 1)
+    with pytest.raises(CorruptBatchError):
+        FetchedRecords(raw[:-1] + b"x", 0, None).take(10)
 
 
 @pytest.mark.parametrize(("reach", "given_up"), [(4, [2, 3]), (2, [2]), (0, [2])])

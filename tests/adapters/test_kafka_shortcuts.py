@@ -15,6 +15,7 @@ from aiokafka.client import ConnectionGroup
 from aiokafka.conn import CloseReason
 
 from worker.adapters.kafka_fencing import pack_batches, queue_batch, receive_directly
+from worker.adapters.kafka_frames import Layout
 from worker.core.records import TopicPartition
 
 
@@ -99,13 +100,16 @@ class _Connection:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader: asyncio.StreamReader | None = reader
         self._writer: asyncio.StreamWriter | None = writer
-        self._requests: list[object] = []
+        self._requests: list[tuple[int, object]] = []
         self.frames: asyncio.Queue[bytes] = asyncio.Queue()
         self.closed_with: BaseException | None = None
+        self.answers: list[bytes] = []
 
     def _handle_frame(self, frame: bytes | memoryview) -> None:
         if bytes(frame) == b"bad":
             raise ValueError("unreadable")
+        if self._requests and isinstance(layout := self._requests[0][1], Layout):
+            self.answers.append(bytes(layout.answer or b""))
         self.frames.put_nowait(bytes(frame))
 
     def close(self, reason: object, exc: BaseException) -> None:
@@ -149,6 +153,18 @@ async def test_frames_are_received_without_the_stream(connection: _Connection) -
         assert await asyncio.wait_for(connection.frames.get(), 10) == frame
 
 
+async def test_an_answer_to_what_we_packed_is_not_copied_for_the_client(connection: _Connection) -> None:
+    """The client checks the header; the request has the whole, as long as it is decoded."""
+    receive_directly(_client_with(connection), 1)
+    layout = Layout()
+    connection._requests = [(7, layout)]
+    for frame in (b"head and body", b"head" + b"x" * 100_000):
+        connection.send(frame)
+        assert await asyncio.wait_for(connection.frames.get(), 10) == b"head"
+        assert connection.answers.pop() == frame
+        assert layout.answer is None
+
+
 @pytest.mark.logs_errors
 async def test_a_frame_that_nobody_can_read_ends_the_connection(connection: _Connection) -> None:
     """As it does with the client's own reader; what comes behind it is left alone."""
@@ -163,7 +179,7 @@ async def test_a_stream_in_use_is_left_alone(connection: _Connection) -> None:
     """While an answer is awaited, part of it may be in the stream; without a connection there is nothing to change."""
     assert connection._writer is not None
     before = connection._writer.transport.get_protocol()
-    connection._requests = [object()]
+    connection._requests = [(7, object())]
     receive_directly(_client_with(connection), 1)
     receive_directly(_client_with(connection), 2)
     assert connection._writer.transport.get_protocol() is before

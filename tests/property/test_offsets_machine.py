@@ -241,7 +241,7 @@ def test_seeded_bugs_are_caught(
     """A tracker with a known bug does not pass the machine."""
     seed_bug(monkeypatch)
     checks = settings(
-        max_examples=500,
+        max_examples=5_000,
         stateful_step_count=40,
         deadline=None,
         database=None,

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import google_crc32c
 from aiokafka import codec
 from aiokafka import errors as kafka
 from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
@@ -27,8 +28,14 @@ _PREFIX = struct.Struct(">qi")
 _HEADER = struct.Struct(">qiibIhiqqqhii")
 """The header of a batch of format 2."""
 
+_CHECKSUM = struct.Struct(">I")
+"""Over all that comes behind it, in a batch of format 2."""
+
 _CODECS = {1: codec.gzip_decode, 2: codec.snappy_decode, 3: codec.lz4_decode, 4: codec.zstd_decode}
 _FORMAT = 2
+_MAGIC_AT = 16
+"""Where a batch of any format says which it has."""
+
 _CODEC, _APPEND_TIME = 0x07, 0x08
 _MORE_BYTES = 0x80
 
@@ -153,7 +160,7 @@ class FetchedRecords:
     def _more(self, *, wanted: bool) -> bool:
         """Parse batches until there is something to take; a corrupt one is left for a take that begins with it."""
         while not self._parsed and not self.done:
-            if self._illegible or not self._batches[0].validate_crc():
+            if self._illegible or not self._is_intact(self._batches[0]):
                 if wanted:
                     raise CorruptBatchError
                 return False
@@ -164,6 +171,15 @@ class FetchedRecords:
             if not self._skipped(batch):
                 self._parsed.extend(self._pieces(batch, raw))
         return bool(self._parsed)
+
+    def _is_intact(self, batch: Any) -> bool:
+        """Whether the next batch is what its checksum says, by the processor's instruction for it where that can be."""
+        at = self._at
+        if self.raw[at + _MAGIC_AT] != _FORMAT or google_crc32c.implementation != "c":
+            return bool(batch.validate_crc())
+        (checksum,) = _CHECKSUM.unpack_from(self.raw, at + _MAGIC_AT + 1)
+        checked = self.raw[at + _MAGIC_AT + 1 + _CHECKSUM.size : at + _length(self.raw, at)]
+        return bool(checksum == google_crc32c.value(checked))
 
     def _skipped(self, batch: Any) -> bool:
         """Whether the batch holds nothing for the reader: a marker, or records of an aborted transaction."""

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import starmap
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
@@ -232,14 +233,16 @@ def _fill(builder: BatchBuilder, lane: _Lane, max_rows: int | None) -> list[tupl
     while lane.waiting and not full:
         parcel = lane.waiting[0]
         keys, values, headers, timestamps = parcel.keys, parcel.values, parcel.headers, parcel.timestamps
-        start = stop = lane.cursor
+        start = lane.cursor
         end = len(values) if max_rows is None else min(len(values), start + max_rows - count)
-        rows = zip(timestamps[start:end], keys[start:end], values[start:end], headers[start:end], strict=True)
-        for index, (timestamp, key, value, added) in enumerate(rows, count):
-            if append(index, timestamp, key, value, added) is None:
+        columns = (timestamps[start:end], keys[start:end], values[start:end], headers[start:end])
+        rows = zip(range(count, count + end - start), *columns, strict=True)
+        for stop, appended in enumerate(starmap(append, rows), start):  # noqa: B007
+            if appended is None:
                 full = True
                 break
-            stop += 1
+        else:
+            stop = end
         count += stop - start
         if stop > start:
             sent.append((parcel, start, stop))

@@ -9,6 +9,7 @@ wins.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 import msgspec
 import numpy as np
@@ -17,7 +18,7 @@ from worker.core.binding import Binder
 from worker.core.explain import MAX_DEPTH, Accepted, explain, is_too_deep
 from worker.core.features import TensorSpec
 from worker.core.plan import Path, build, expand, loose_fault, problems_in
-from worker.core.records import Decoded, Refusal
+from worker.core.records import Decoded, Refusal, joined
 from worker.core.schema import ObjectSpec, SchemaError
 from worker.core.specs import NumberSpec, StringSpec
 from worker.core.tensors import TensorPacker
@@ -25,6 +26,9 @@ from worker.errors import Problem
 
 # Shorter values cannot close more than MAX_DEPTH brackets, so that only longer ones need their depth checked.
 _CLOSES_MAX_DEPTH = 2 * MAX_DEPTH
+
+_TOGETHER = 128
+"""So many rows are decoded and packed before the next ones: what that needs stays in the processor's cache."""
 
 
 class Decoder:
@@ -57,9 +61,15 @@ class Decoder:
         self._packers = tuple(TensorPacker(tensor, columns) for tensor, columns in bound)
         self.inputs = inputs
         self.output_paths: tuple[Path, ...] = tuple({path.text: path for path in (id_path, *included)}.values())
+        self._repeated = attrgetter(*(".".join(path.attributes) for path in self.output_paths))
 
     def decode(self, values: Sequence[bytes | None]) -> Decoded:
         """Every value as a tensor row or a refusal, in the same order; never raises, whatever the bytes."""
+        starts = range(0, max(1, len(values)), _TOGETHER)
+        return joined([self._decode_some(values[start : start + _TOGETHER]) for start in starts])
+
+    def _decode_some(self, values: Sequence[bytes | None]) -> Decoded:
+        """The same for a few."""
         rows, positions, balked = self._decode_quickly(values)
         tensors: list[np.ndarray] = []
         for packer in self._packers:
@@ -68,13 +78,28 @@ class Decoder:
             balked += [positions[index] for index in unsure]
         if self._root.loose:
             balked += [position for position, row in zip(positions, rows, strict=True) if loose_fault(self._root, row)]
+        # What only the tensors needed is let go here, and its memory serves the next rows.
+        repeated = self._repeated_of(rows)
         if not balked:
-            return Decoded(tuple(tensors), rows, {})
-        return self._with_verdicts(values, rows, positions, tensors, sorted(set(balked)))
+            return Decoded(tuple(tensors), repeated, {})
+        return self._with_verdicts(values, repeated, positions, tensors, sorted(set(balked)))
 
     def explain(self, value: bytes | None) -> Accepted | Refusal:
         """The verdict on one record, read alone and field by field; ``decode`` always agrees with it."""
-        return explain(value, self._root, self._packers)
+        verdict = explain(value, self._root, self._packers)
+        if isinstance(verdict, Accepted):
+            (row,) = self._repeated_of([verdict.row])
+            return Accepted(row, verdict.vectors)
+        return verdict
+
+    def _repeated_of(self, rows: list[object]) -> list[object]:
+        """The fields of each row that the output repeats: a value, or a tuple where there are several."""
+        try:
+            return list(map(self._repeated, rows))
+        except AttributeError:
+            # An optional parent is absent or null in some row: its fields are absent.
+            found = (tuple(_present(path, row) for path in self.output_paths) for row in rows)
+            return [values if len(values) > 1 else values[0] for values in found]
 
     def _decode_quickly(self, values: Sequence[bytes | None]) -> tuple[list[object], Sequence[int], list[int]]:
         """Decoded rows, the position of each, and the positions of values that need a closer look."""
@@ -143,6 +168,14 @@ class Decoder:
                 for tensor, packer in zip(tensors, self._packers, strict=True):
                     tensor[position] = packer.zeros(1)[0]
         return Decoded(tensors, every, refusals)
+
+
+def _present(path: Path, row: object) -> object:
+    """Value to repeat: a field below a null parent is absent, not null."""
+    parent = row
+    for attribute in path.attributes[:-1]:
+        parent = getattr(parent, attribute, msgspec.UNSET)
+    return getattr(parent, path.attributes[-1], msgspec.UNSET)
 
 
 def _are_plain(values: Sequence[bytes | None]) -> bool:

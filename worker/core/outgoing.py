@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, overload
 
 from worker.core.records import Header, Parcel, Refusal, Slice, TopicPartition
 
@@ -38,6 +38,45 @@ class Routing:
     model_digest: str
 
 
+class SourceHeaders(Sequence[list[Header]]):
+    """Identity of the source record, the model's digest, and what is passed on, for each row of a slice.
+
+    They are made when they are read, which is as the row is sent: what lives so short costs half.
+    """
+
+    def __init__(self, rows: Slice, model: Header, passed: frozenset[str]) -> None:
+        self._rows = rows
+        self._model = model
+        self._passed = passed
+
+    def __len__(self) -> int:
+        return self._rows.stop - self._rows.start
+
+    @overload
+    def __getitem__(self, at: int) -> list[Header]: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> list[list[Header]]: ...
+
+    def __getitem__(self, at: int | slice) -> list[Header] | list[list[Header]]:
+        if isinstance(at, slice):
+            first, stop, _ = at.indices(len(self))
+            return self._made(self._rows.start + first, self._rows.start + stop)
+        first = self._rows.start + range(len(self))[at]
+        return self._made(first, first + 1)[0]
+
+    def _made(self, start: int, stop: int) -> list[list[Header]]:
+        span, model, passed = self._rows.span, self._model, self._passed
+        prefix = f"{span.tp.topic}/{span.tp.partition}/".encode()
+        offsets = span.offsets[start:stop]
+        made: list[list[Header]] = [[("headrace-source", b"%b%d" % (prefix, offset)), model] for offset in offsets]
+        originals = span.headers[start:stop]
+        if any(originals):
+            for headers, given in zip(made, originals, strict=True):
+                headers += [header for header in given if header[0] in passed]
+        return made
+
+
 class Dispatcher:
     """Builds parcels; ``key_partition`` is Kafka's default hash of a key onto the output topic."""
 
@@ -67,23 +106,24 @@ class Dispatcher:
     def scored(self, rows: Slice, values: Sequence[bytes]) -> Iterable[Parcel]:
         """Parcels for the scored values of consecutive rows, each in its output partition, in order."""
         span, start, stop = rows.span, rows.start, rows.stop
-        headers = self._scored_headers(rows)
+        headers = SourceHeaders(rows, self._model, self._passed)
         if self._routing.partitioning == "source":
             tp = TopicPartition(self._routing.output_topic, span.tp.partition)
             return [Parcel(tp, span.keys[start:stop], list(values), headers, span.timestamps[start:stop], [rows])]
         parcels: dict[int, Parcel] = {}
         timestamps: dict[int, list[int]] = {}
-        for index, value in enumerate(values):
-            at = start + index
+        identities: dict[int, list[list[Header]]] = {}
+        for at, (value, identity) in enumerate(zip(values, headers[:], strict=True), start):
             partition = self._partition_of(span.keys[at], span.tp.partition)
             parcel = parcels.get(partition)
             if parcel is None:
                 tp = TopicPartition(self._routing.output_topic, partition)
-                timestamps[partition] = []
-                parcel = parcels[partition] = Parcel(tp, [], [], [], timestamps[partition], [])
+                timestamps[partition], identities[partition] = [], []
+                parcel = Parcel(tp, [], [], identities[partition], timestamps[partition], [])
+                parcels[partition] = parcel
             parcel.keys.append(span.keys[at])
             parcel.values.append(value)
-            parcel.headers.append(headers[index])
+            identities[partition].append(identity)
             timestamps[partition].append(span.timestamps[at])
             parcel.origin.append(Slice(rows.block, at, at + 1))
         return parcels.values()
@@ -93,19 +133,6 @@ class Dispatcher:
         if key is None:
             return source % self._routing.output_partitions
         return self._key_partition(key)
-
-    def _scored_headers(self, rows: Slice) -> list[list[Header]]:
-        """Identity of the source record, model digest, and what is passed on, for each row."""
-        span = rows.span
-        prefix = f"{span.tp.topic}/{span.tp.partition}/".encode()
-        model, passed = self._model, self._passed
-        offsets = span.offsets[rows.start : rows.stop]
-        built: list[list[Header]] = [[("headrace-source", b"%b%d" % (prefix, offset)), model] for offset in offsets]
-        originals = span.headers[rows.start : rows.stop]
-        if any(originals):
-            for headers, given in zip(built, originals, strict=True):
-                headers += [header for header in given if header[0] in passed]
-        return built
 
     def dead_letter(self, rows: Slice, refusal: Refusal, attempts: int = 1) -> Parcel:
         """The refused record for the dead-letter topic: byte-exact, or its coordinates and hash if too large."""

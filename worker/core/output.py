@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from operator import attrgetter
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -43,11 +42,12 @@ class OutputEncoder:
             gc=False,
         )
         self._encode = msgspec.json.Encoder().encode
-        self._getters = [attrgetter(".".join(path.attributes)) for path in self._paths]
 
     def encode(self, rows: Sequence[object], outputs: Mapping[str, np.ndarray]) -> list[bytes]:
         """One JSON value per row, in order; ``outputs`` are ``[len(rows)]`` or ``[len(rows), width]``, finite."""
-        columns = [self._field(at, rows) for at in range(len(self._paths))]
+        columns: list[Sequence[object]] = [rows]
+        if len(self._paths) > 1:
+            columns = list(zip(*cast("Sequence[tuple[object, ...]]", rows), strict=True))
         columns += [_plain(outputs[name]) for name in self._outputs]
         if self._decision is not None:
             # The threshold takes the scores' type, so that the flag agrees with the score as it is written.
@@ -55,22 +55,6 @@ class OutputEncoder:
         if any(len(column) != len(rows) for column in columns):
             raise ValueError(f"outputs of other than {len(rows)} rows")
         return list(map(self._encode, map(self._scored, *columns)))
-
-    def _field(self, at: int, rows: Sequence[object]) -> list[object]:
-        """One field of every row."""
-        try:
-            return list(map(self._getters[at], rows))
-        except AttributeError:
-            # An optional parent is absent or null in some row: its fields are absent.
-            return [_present(self._paths[at], row) for row in rows]
-
-
-def _present(path: Path, row: object) -> object:
-    """Value to repeat: a field below a null parent is absent, not null."""
-    parent = row
-    for attribute in path.attributes[:-1]:
-        parent = getattr(parent, attribute, msgspec.UNSET)
-    return getattr(parent, path.attributes[-1], msgspec.UNSET)
 
 
 def _plain(output: np.ndarray) -> list[Any]:

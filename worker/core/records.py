@@ -80,6 +80,19 @@ class Decoded:
         return Decoded(tuple(tensor[start:stop] for tensor in self.tensors), self.rows[start:stop], refusals)
 
 
+def joined(parts: Sequence[Decoded]) -> Decoded:
+    """One part or more, in order."""
+    if len(parts) == 1:
+        return parts[0]
+    rows: list[object] = []
+    refusals: dict[int, Refusal] = {}
+    for part in parts:
+        refusals |= {len(rows) + row: refusal for row, refusal in part.refusals.items()}
+        rows += part.rows
+    tensors = zip(*(part.tensors for part in parts), strict=True)
+    return Decoded(tuple(np.concatenate(pieces) for pieces in tensors), rows, refusals)
+
+
 @dataclass(slots=True, eq=False)
 class Block:
     """A span with its decoded columns; batches refer to it by slices."""
@@ -131,7 +144,7 @@ class Parcel:
     tp: TopicPartition
     keys: list[bytes | None]
     values: list[bytes | None]
-    headers: list[list[Header]]
+    headers: Sequence[list[Header]]
     timestamps: Sequence[int | None]
     origin: list[Slice]
     dead_letter: Refusal | None = None

@@ -180,6 +180,17 @@ def test_full_judges_fields_that_nobody_reads() -> None:
     ]
 
 
+@pytest.mark.parametrize("bad", [set(), {0}, {127, 128}, {255, 256, 299}, set(range(128)), set(range(300))])
+def test_long_spans_are_decoded_in_pieces_that_do_not_show(standard: Decoder, bad: set[int]) -> None:
+    """Each record keeps its place, wherever the pieces end and whichever of them holds what is refused."""
+    values = [GOOD.replace(b'"a"', b'"%d"' % at).replace(b"2.5", b"%d.5" % at) for at in range(300)]
+    values = [b"bad" if at in bad else value for at, value in enumerate(values)]
+    result = standard.decode(values)
+    assert result.refusals.keys() == bad
+    assert result.rows == [None if at in bad else (str(at), "abc") for at in range(300)]
+    assert result.tensors[0][:, 0].tolist() == [0.0 if at in bad else at + 0.5 for at in range(300)]
+
+
 def test_full_enforces_closed_objects() -> None:
     """With every field read, additionalProperties: false can be kept; in model mode it is a problem."""
     inner = {"type": "object", "properties": {"b": {}}, "additionalProperties": False}

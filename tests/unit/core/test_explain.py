@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from worker.core.decoder import Decoder
-from worker.core.explain import MAX_DEPTH, Accepted, is_too_deep
+from worker.core.explain import MAX_DEPTH, Accepted, explain, is_too_deep
 from worker.core.features import TensorSpec
 from worker.core.records import Refusal
 from worker.core.schema import compile_schema
@@ -152,7 +152,7 @@ def test_rows_are_those_of_the_quick_way(change: dict[str, Any], include: tuple[
     """Values, their types, and what stands for absence agree."""
     subject = decoder(*include)
     encoded = json.dumps({**GOOD, **change}).encode()
-    found = subject.explain(encoded)
+    found = explain(encoded, subject._root, subject._packers)
     assert isinstance(found, Accepted)
     (quick,), _, _ = subject._decode_quickly([encoded])
     assert found.row == quick
@@ -164,7 +164,7 @@ def test_integers_may_be_written_with_a_fraction() -> None:
     """1.0 is the integer 1, to the type; in a repeated number field it stays a float."""
     found = decoder("i", "n").explain(b'{"id":"a","n":1e0,"i":2.0}')
     assert isinstance(found, Accepted)
-    assert [repr(value) for value in msgspec.structs.astuple(found.row)[:3]] == ["1.0", "'a'", "2"]  # type: ignore[arg-type]
+    assert repr(found.row) == "('a', 2, 1.0)"
 
 
 @pytest.mark.parametrize(

@@ -64,10 +64,22 @@ def test_under_source_a_run_is_one_parcel_in_the_same_partition() -> None:
 def test_scored_records_name_their_source_and_model() -> None:
     """Without input headers a record carries exactly the two of ours."""
     (parcel,) = _dispatcher().scored(_slice(make_span(("in", 3), [10, 11, 15]), 1), [b"a", b"b"])
-    assert parcel.headers == [
+    assert list(parcel.headers) == [
         [("headrace-source", b"in/3/11"), ("headrace-model", b"0123456789ab")],
         [("headrace-source", b"in/3/15"), ("headrace-model", b"0123456789ab")],
     ]
+
+
+def test_headers_are_made_for_the_rows_that_are_asked_for() -> None:
+    """By place from either end, or a run of them; none beyond the last row."""
+    (parcel,) = _dispatcher().scored(_slice(make_span(("in", 3), [10, 11, 15, 16]), 1), [b"a", b"b", b"c"])
+    sources = [headers[0][1] for headers in parcel.headers]
+    assert sources == [b"in/3/11", b"in/3/15", b"in/3/16"]
+    assert [headers[0][1] for headers in parcel.headers[1:9]] == sources[1:]
+    assert [parcel.headers[at][0][1] for at in (0, -1)] == [sources[0], sources[-1]]
+    assert parcel.headers[3:] == []
+    with pytest.raises(IndexError):
+        parcel.headers[3]
 
 
 def test_trace_and_named_headers_are_passed_on() -> None:

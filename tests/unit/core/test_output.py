@@ -108,7 +108,7 @@ def test_no_rows_give_no_output() -> None:
 @pytest.mark.parametrize("include", [(), ("amount",), ("place.city",), ("amount", "place.city")])
 def test_rows_without_a_gap_are_read_in_bulk(monkeypatch: pytest.MonkeyPatch, include: tuple[str, ...]) -> None:
     """Each field is looked for one by one only in batches where a parent is absent."""
-    monkeypatch.setattr("worker.core.output._present", lambda *_: pytest.fail("looked for"))
+    monkeypatch.setattr("worker.core.decoder._present", lambda *_: pytest.fail("looked for"))
     decoder, subject = encoder(*include, outputs=())
     event = {"id": "a", "amount": 1, "place": {"city": "x"}}
     found = {"id": "a", "amount": 1, "place.city": "x", "model": "fraud@1.0.0"}
