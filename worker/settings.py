@@ -99,7 +99,7 @@ class KafkaSection(Section):
         " zstd the small one.",
     )
     max_fetch_bytes: Count = Field(
-        default=2097152,
+        default=4194304,
         description="Most bytes of one fetch. Larger catches up faster and takes more memory; at least the largest"
         " record in the input.",
     )
