@@ -89,7 +89,8 @@ class AtLeastOnce:
                 commit = self._pipeline.committable()
                 return commit is None or await self._send(commit)
         except TimeoutError:
-            log.error("final_commit_timed_out")
+            left = self._pipeline.committable()
+            log.error("final_commit_timed_out", partitions=0 if left is None else len(left.offsets))
             return False
 
     def abandon(self) -> None:

@@ -8,7 +8,6 @@ it cannot, which ``loose_fault`` checks per record.
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal
@@ -210,17 +209,8 @@ def _number_type(node: Node, spec: NumberSpec) -> Any:
 
 
 def _limits(spec: NumberSpec, *, whole: bool) -> Meta:
-    """The bounds of a number; an exclusive one is the next number inside."""
-    low, high = spec.minimum, spec.maximum
-    if spec.exclusive_minimum is not None:
-        above = math.nextafter(spec.exclusive_minimum, math.inf)
-        low = above if low is None else max(low, above)
-    if spec.exclusive_maximum is not None:
-        below = math.nextafter(spec.exclusive_maximum, -math.inf)
-        high = below if high is None else min(high, below)
-    if whole:
-        low, high = low if low is None else math.ceil(low), high if high is None else math.floor(high)
-    return Meta(ge=low, le=high)
+    least, most = spec.limits(whole=whole)
+    return Meta(ge=least, le=most)
 
 
 def _struct_type(node: Node, spec: ObjectSpec, *, full: bool) -> type[msgspec.Struct]:

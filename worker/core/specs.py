@@ -74,6 +74,22 @@ class NumberSpec(Spec):
     exclusive_minimum: float | None = None
     exclusive_maximum: float | None = None
 
+    def limits(self, *, whole: bool) -> tuple[float | None, float | None]:
+        """The bounds as the least and the largest float that satisfy them, or whole number; None without a bound."""
+        least: list[float] = []
+        most: list[float] = []
+        if self.minimum is not None:
+            least.append(math.ceil(self.minimum) if whole else float(self.minimum))
+        if self.exclusive_minimum is not None:
+            bound = self.exclusive_minimum
+            least.append(math.floor(bound) + 1 if whole else math.nextafter(bound, math.inf))
+        if self.maximum is not None:
+            most.append(math.floor(self.maximum) if whole else float(self.maximum))
+        if self.exclusive_maximum is not None:
+            bound = self.exclusive_maximum
+            most.append(math.ceil(bound) - 1 if whole else math.nextafter(bound, -math.inf))
+        return max(least, default=None), min(most, default=None)
+
     @property
     def kind(self) -> str:
         """The JSON type in words, for messages."""

@@ -284,20 +284,12 @@ def _dtype_range(dtype: np.dtype[Any]) -> tuple[float, float]:
 
 
 def _narrowed(spec: NumberSpec, low: float, high: float, *, is_float: bool) -> tuple[float, float]:
-    """The schema's bounds within ``low`` and ``high``; exclusive ones become the next value inside them."""
-    least, most = [low], [high]
-    if spec.minimum is not None:
-        least.append(float(spec.minimum) if is_float else math.ceil(spec.minimum))
-    if spec.exclusive_minimum is not None:
-        bound = spec.exclusive_minimum
-        least.append(math.nextafter(bound, math.inf) if is_float else math.floor(bound) + 1)
-    if spec.maximum is not None:
-        most.append(float(spec.maximum) if is_float else math.floor(spec.maximum))
-    if spec.exclusive_maximum is not None:
-        bound = spec.exclusive_maximum
-        most.append(math.nextafter(bound, -math.inf) if is_float else math.ceil(bound) - 1)
+    """The schema's bounds within ``low`` and ``high``."""
+    least, most = spec.limits(whole=not is_float)
+    least = low if least is None else max(low, least)
+    most = high if most is None else min(high, most)
     # Bounds that no value of the tensor type meets: an empty range, which the buffer's type can hold.
-    return (max(least), min(most)) if max(least) <= min(most) else (1, 0)
+    return (least, most) if least <= most else (1, 0)
 
 
 def _fill(column: Column, *, is_float: bool) -> object:
